@@ -1,0 +1,70 @@
+"""Visual concrete encoder: an artificial network with continuous latents."""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ashnets.config import ModelConfig
+
+
+class ConvStem(nn.Module):
+    """Image [B, 3, H, W] -> tokens [B, L, D] by strided 3x3 convolutions with batch norm (Xiao et al. 2021, "Early Convolutions").
+
+    Takes the place of timm's `PatchEmbed`, whose keywords it accepts; the patch size is the product of the strides.
+    """
+
+    def __init__(self, stem: tuple[int, ...], *, img_size: int, embed_dim: int, in_chans: int = 3, **_: Any) -> None:
+        super().__init__()
+        sizes = (in_chans, *stem, embed_dim)
+        blocks: list[nn.Module] = []
+        for i, o in zip(sizes[:-1], sizes[1:], strict=True):
+            blocks += [nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+        self.blocks = nn.Sequential(*blocks[:-1])
+        side = img_size // 2 ** (len(stem) + 1)
+        self.grid_size = (side, side)
+        self.num_patches = side * side
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
+        return self.blocks(images).flatten(2).transpose(1, 2)
+
+
+class VisualConcreteEncoder(nn.Module):
+    """Image -> F0 [B, L, D], what the stem sees, and F [B, L, D], what the transformer makes of it. A Vision Transformer of timm.
+
+    `grid` is (h, w) with h * w = L. A class token, where the backbone has one, is dropped from F.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        import timm
+        from timm.models.vision_transformer import VisionTransformer
+
+        c = config.concrete
+        if c.backbone == "conv_stem":
+            self.vit = VisionTransformer(
+                img_size=c.image_size,
+                embed_dim=config.width,
+                depth=c.depth,
+                num_heads=c.heads,
+                num_classes=0,
+                class_token=False,
+                global_pool="avg",
+                fc_norm=False,
+                embed_layer=lambda **kwargs: ConvStem(c.stem, **kwargs),
+            )
+        else:
+            self.vit = timm.create_model(c.backbone, img_size=c.image_size, num_classes=0)
+        if self.vit.embed_dim != config.width:
+            raise ValueError(f"backbone {c.backbone} is {self.vit.embed_dim} wide, the model is {config.width}; set width to match")
+        self.grid: tuple[int, int] = self.vit.patch_embed.grid_size
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+        f0 = self.stem(images)
+        x = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(f0)))
+        x = self.vit.norm(self.vit.blocks(x))
+        return f0, x[:, self.vit.num_prefix_tokens :]
+
+    def stem(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
+        """F0 alone, for a second view that only the spiking side looks at."""
+        return self.vit.patch_embed(images)

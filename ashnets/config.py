@@ -1,0 +1,100 @@
+"""What a model is, as frozen dataclasses; `tiny()`, `small()` and `base()` return full configurations."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConcreteConfig:
+    """Visual concrete encoder. backbone 'conv_stem' is a small ViT of timm behind a convolutional stem; any other name is timm's."""
+
+    image_size: int = 64
+    backbone: str = "conv_stem"
+    depth: int = 2
+    heads: int = 4
+    stem: tuple[int, ...] = (24, 48)
+    """Channels of the stem's stride-2 convolutions in front of the last one, which has stride 2 and the model's width."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AbstractConfig:
+    """Semantic abstract encoder: spike coding on the host, the spiking stack on the chip, a readout on the host."""
+
+    steps: int = 4
+    """T, time steps per sample."""
+    channels: int = 32
+    """Channels of the spike code s_in."""
+    convs: tuple[tuple[int, int], ...] = ((64, 2), (64, 1))
+    """(channels, stride) of each 3x3 convolution."""
+    dense: tuple[int, ...] = (128,)
+    """Neurons of each dense layer behind a flatten; empty for a purely convolutional stack."""
+    decay_u: float = 0.5
+    decay_v: float = 0.25
+    decays_per_channel: bool = False
+    surrogate: Literal["rectangle", "arctan", "fast_sigmoid"] = "arctan"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextConfig:
+    """Text encoder: 'transformer' is our own small one, 'bert' is transformers' BertModel."""
+
+    kind: Literal["transformer", "bert"] = "transformer"
+    vocabulary: int = 2048
+    length: int = 16
+    """N, the most tokens of a text; longer texts are cut."""
+    depth: int = 2
+    heads: int = 4
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusionConfig:
+    """Cross-modal encoder: text tokens attend to each other, then to the fused visual tokens."""
+
+    depth: int = 2
+    heads: int = 4
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """A whole ASH-Net. width is D, embedding the size of the space in which images and texts are compared."""
+
+    width: int = 96
+    embedding: int = 64
+    concrete: ConcreteConfig = field(default_factory=ConcreteConfig)
+    abstract: AbstractConfig = field(default_factory=AbstractConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+
+def tiny() -> ModelConfig:
+    """About a million parameters at 64 px: trains on two CPU cores in minutes."""
+    return ModelConfig()
+
+
+def small() -> ModelConfig:
+    """About 30 million parameters at 128 px: one GPU, hours."""
+    return ModelConfig(
+        width=384,
+        embedding=256,
+        concrete=ConcreteConfig(image_size=128, depth=6, heads=6, stem=(48, 96, 192)),
+        abstract=AbstractConfig(channels=64, convs=((128, 1), (128, 2), (256, 1)), dense=(512,)),
+        text=TextConfig(vocabulary=8192, length=32, depth=4, heads=6, dropout=0.1),
+        fusion=FusionConfig(depth=4, heads=6, dropout=0.1),
+    )
+
+
+def base() -> ModelConfig:
+    """ViT-B/16 by timm and BERT-base by transformers, 224 px: the setting of the published anchors."""
+    return ModelConfig(
+        width=768,
+        embedding=256,
+        concrete=ConcreteConfig(image_size=224, backbone="vit_base_patch16_224", depth=12, heads=12),
+        abstract=AbstractConfig(channels=128, convs=((128, 1), (256, 2), (256, 1)), dense=(1024,)),
+        text=TextConfig(kind="bert", vocabulary=30522, length=40, depth=12, heads=12, dropout=0.1),
+        fusion=FusionConfig(depth=6, heads=12, dropout=0.1),
+    )
+
+
+PRESETS = {"tiny": tiny, "small": small, "base": base}

@@ -1,0 +1,91 @@
+"""The whole ASH-Net, and what one forward pass hands to the objectives."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ashnets.abstract import SemanticAbstractEncoder
+from ashnets.concrete import VisualConcreteEncoder
+from ashnets.config import ModelConfig
+from ashnets.fusion import CrossModalEncoder, Fusion
+from ashnets.heads import AnswerHead, EmbeddingHead
+from ashnets.text import TextEncoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """One batch on its device. Texts are captions or questions; several may belong to one image.
+
+    images [B, 3, H, W], normalised; view the same images augmented anew, or None; ids, padding [M, N]; text_image [M] the index of
+    each text's image; image_ids [B], equal for images that are the same; answers [M], or None.
+    """
+
+    images: Float[Tensor, "B 3 H W"]
+    ids: Int[Tensor, "M N"]
+    padding: Bool[Tensor, "M N"]
+    text_image: Int[Tensor, " M"]
+    image_ids: Int[Tensor, " B"]
+    view: Float[Tensor, "B 3 H W"] | None = None
+    answers: Int[Tensor, " M"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vision:
+    """F0 and F [B, L, D], spikes s_in [T, B, C, h, w] and s_out [T, B, ...], E [B, L', D], V' = F + r E [B, L, D]."""
+
+    f0: Tensor
+    f: Tensor
+    s_in: Tensor
+    s_out: Tensor
+    e: Tensor
+    v: Tensor
+
+
+class AshNet(nn.Module):
+    """Concrete (ANN) and abstract (SNN) visual encoders, text encoder, cross-modal encoder, heads for retrieval and VQA.
+
+    `model.abstract.stack` may be replaced by a quantized stack or a `SpikeBridge` of the same shapes.
+    """
+
+    def __init__(self, config: ModelConfig, answers: int) -> None:
+        super().__init__()
+        self.config = config
+        self.concrete = VisualConcreteEncoder(config)
+        self.abstract = SemanticAbstractEncoder(config, self.concrete.grid)
+        self.fusion = Fusion(self.concrete.grid, self.abstract.output_grid)
+        self.text = TextEncoder(config)
+        self.cross = CrossModalEncoder(config)
+        self.image_head = EmbeddingHead(config)
+        self.text_head = EmbeddingHead(config)
+        self.answer_head = AnswerHead(config, answers)
+
+    def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:
+        f0, f = self.concrete(images)
+        s_in, s_out, e = self.abstract(f0)
+        return Vision(f0=f0, f=f, s_in=s_in, s_out=s_out, e=e, v=self.fusion(f, e))
+
+    def spikes(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
+        """s_out alone: what the abstract encoder sees in the images."""
+        return self.abstract(self.concrete.stem(images))[1]
+
+    def embed_images(self, v: Float[Tensor, "B L D"]) -> Float[Tensor, "B K"]:
+        return self.image_head(v.mean(1))
+
+    def embed_texts(self, w: Float[Tensor, "M N D"]) -> Float[Tensor, "M K"]:
+        return self.text_head(w[:, 0])
+
+    def answer(self, w: Tensor, padding: Tensor, v: Tensor) -> Float[Tensor, "M A"]:
+        """Answer logits of texts W [M, N, D] about visual tokens V' [M, L, D], one row for each text."""
+        return self.answer_head(self.cross(w, padding, v)[:, 0])
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def normalise(images: Tensor) -> Float[Tensor, "B 3 H W"]:
+    """uint8 [B, 3, H, W] -> float in [-1, 1]."""
+    return images.to(torch.float32) / 127.5 - 1

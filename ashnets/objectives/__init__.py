@@ -1,0 +1,19 @@
+"""Training objectives, one file each, chosen and weighted by config. The registry names them; `tests` cover every entry.
+
+An objective is a module with parameters of its own: `objective(model, inputs, vision, w) -> (loss, logs)`.
+"""
+
+from ashnets.objectives.base import Objective
+from ashnets.objectives.itc import ImageTextContrast
+from ashnets.objectives.scl import SpikingContrast
+from ashnets.objectives.stua import SpikeToText
+from ashnets.objectives.vqa import AnswerCrossEntropy
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "itc": ImageTextContrast,
+    "scl": SpikingContrast,
+    "stua": SpikeToText,
+    "vqa": AnswerCrossEntropy,
+}
+
+__all__ = ["OBJECTIVES", "Objective"]

@@ -1,0 +1,99 @@
+"""The spiking stack: the part that goes to the chip. Binary spikes in, binary spikes out, [T, B, ...] -> [T, B, ...]."""
+
+from collections import OrderedDict
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ashnets.config import AbstractConfig
+from ashnets.neurons import CubaLIF
+
+
+class FoldableNorm(nn.Module):
+    """x -> gain * x / rms(x), rms over everything but the channel axis 1; running statistics in evaluation.
+
+    There is no centring on purpose: a mean taken off the synaptic input is filtered by the current's decay, so that it cannot be
+    folded into a bias of the membrane exactly. A pure scale folds into the weights, and the neuron has a bias of its own.
+    """
+
+    def __init__(self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.register_buffer("mean_square", torch.ones(channels))
+        self.momentum, self.eps = momentum, eps
+
+    def scale(self) -> Float[Tensor, " C"]:
+        """The factor per channel that evaluation applies, and that folding multiplies into the weights."""
+        return self.gain * torch.rsqrt(self.mean_square + self.eps)
+
+    def forward(self, x: Float[Tensor, "N C *rest"]) -> Float[Tensor, "N C *rest"]:
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        if not self.training:
+            return x * self.scale().view(shape)
+        mean_square = x.float().square().mean(dim=[d for d in range(x.ndim) if d != 1])
+        with torch.no_grad():
+            self.mean_square.lerp_(mean_square, self.momentum)
+        return x * (self.gain * torch.rsqrt(mean_square + self.eps)).view(shape)
+
+
+class SpikingLayer(nn.Module):
+    """synapse (Conv2d or Linear without bias) -> FoldableNorm -> CUBA-LIF, spikes [T, B, ...] -> spikes [T, B, ...]."""
+
+    def __init__(self, synapse: nn.Conv2d | nn.Linear, neuron: CubaLIF) -> None:
+        super().__init__()
+        self.synapse, self.neuron = synapse, neuron
+        self.norm = FoldableNorm(synapse.weight.shape[0])
+
+    def forward(self, s: Float[Tensor, "T B *rest"]) -> Float[Tensor, "T B *rest2"]:
+        x = self.norm(self.synapse(s.flatten(0, 1)))
+        return self.neuron(x.unflatten(0, s.shape[:2]))
+
+
+class SpikingStack(nn.Module):
+    """Convolutional, then dense CUBA-LIF layers; `layers` holds them by name, with an `nn.Flatten` between the two kinds.
+
+    input_shape: (C, H, W) of one step.    output_shape: (C', H', W') or (N,).
+    """
+
+    def __init__(self, config: AbstractConfig, input_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.input_shape, self.steps = input_shape, config.steps
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+
+        def neuron(channels: int) -> CubaLIF:
+            return CubaLIF(
+                channels,
+                decay_u=config.decay_u,
+                decay_v=config.decay_v,
+                per_channel=config.decays_per_channel,
+                surrogate=config.surrogate,
+            )
+
+        c, h, w = input_shape
+        for i, (out, stride) in enumerate(config.convs, 1):
+            conv = nn.Conv2d(c, out, 3, stride=stride, padding=1, bias=False)
+            layers[f"conv{i}"] = SpikingLayer(conv, neuron(out))
+            c, h, w = out, (h - 1) // stride + 1, (w - 1) // stride + 1
+        self.output_shape: tuple[int, ...] = (c, h, w)
+        if config.dense:
+            layers["flatten"] = nn.Flatten(2)
+            size = c * h * w
+            for i, out in enumerate(config.dense, 1):
+                layers[f"dense{i}"] = SpikingLayer(nn.Linear(size, out, bias=False), neuron(out))
+                size = out
+            self.output_shape = (size,)
+        self.layers = nn.Sequential(layers)
+
+    def forward(self, s: Float[Tensor, "T B *in"]) -> Float[Tensor, "T B *out"]:
+        return self.layers(s)
+
+
+def layer_spikes(stack: nn.Module, s: Tensor) -> dict[str, Tensor]:
+    """Spikes [T, B, ...] of each layer with neurons, by name, of a float or quantized stack."""
+    kept = {}
+    for name, layer in stack.layers.named_children():
+        s = layer(s)
+        if not isinstance(layer, nn.Flatten):
+            kept[name] = s
+    return kept

@@ -1,0 +1,179 @@
+"""Run a program on Lava's bit-accurate Loihi 2 simulation, in a process of its own that leaves nothing behind.
+
+One netx network takes all samples back to back. A layer is one step behind its input, so layer i (from 1) gives sample k at steps
+[kT + i, (k + 1)T + i), and N zero steps at the end let the last of N layers finish. Lava resets layer i at the step where its sample
+starts, so that each layer runs T steps from zero states: what happens in the pipeline stays invisible outside.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from hw.artifact import write_json
+from hw.errors import BackendError
+from hw.lava.compat import environment, require_lava
+from hw.netx_file import write_net
+from hw.program import Conv, Flatten, SpikingProgram
+from hw.simulate.base import Result, check_spikes
+
+LOG_LIMIT = 8000  # characters of the runner's log that an error carries: its end, where the traceback is
+GRACE_SECONDS = 5.0  # for processes that were asked to end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadline:
+    """Seconds that a run may take: `start + steps * (step + pair * channel pairs)`; a guard against hangs, so far above the need.
+
+    Lava's convolution loops over pairs of an input and an output channel in Python.
+    """
+
+    start: float = 120.0
+    step: float = 0.5
+    pair: float = 0.002
+
+    def seconds(self, program: SpikingProgram, steps: int) -> float:
+        pairs = sum(layer.weight_int.shape[0] * layer.weight_int.shape[1] for layer in program.synaptic if isinstance(layer, Conv))
+        return self.start + steps * (self.step + self.pair * pairs)
+
+
+class LavaBackend:
+    """Lava behind the interface that all backends share.
+
+    `UserError` at once for a program that netx would not hold exactly; `BackendError` with Lava's traceback for a run that fails.
+    """
+
+    name = "lava"
+
+    def __init__(self, program: SpikingProgram, *, deadline: Deadline = Deadline()) -> None:
+        self.program = program
+        self.deadline = deadline
+        with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as folder:
+            self._net = write_net(_for_netx(program), Path(folder) / "network.net").read_bytes()
+        require_lava()
+
+    def run(self, spikes: np.ndarray, *, layers: bool = False) -> Result:
+        spikes = check_spikes(self.program, spikes)
+        names = [layer.name for layer in self.program.synaptic]
+        wanted = names if layers else names[-1:]
+        if spikes.shape[1] == 0:
+            recorded = {name: np.zeros((*spikes.shape[:2], *self.program.shapes[name]), np.uint8) for name in wanted}
+        else:
+            recorded = self._run_lava(spikes, {names.index(name): name for name in wanted})
+        output = recorded[names[-1]].reshape(*spikes.shape[:2], *self.program.output_shape)
+        return Result(output=output, layers=recorded if layers else {})
+
+    def _run_lava(self, spikes: np.ndarray, record: dict[int, str]) -> dict[str, np.ndarray]:
+        program, samples = self.program, spikes.shape[1]
+        with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as name:
+            folder = Path(name)
+            rows = pack_stream(spikes, extra=len(program.synaptic))
+            np.save(folder / "input.npy", rows)
+            (folder / "network.net").write_bytes(self._net)
+            write_json(
+                folder / "job.json",
+                {
+                    "steps": len(rows),
+                    "reset_interval": program.steps,
+                    "input_shape": _for_netx(program).input_shape,
+                    "record": list(record),
+                },
+            )
+            run_job(folder, self.deadline.seconds(program, len(rows)))
+            return {
+                layer: unpack_stream(np.load(folder / f"layer{i}.npy"), i + 1, program.steps, samples, program.shapes[layer])
+                for i, layer in record.items()
+            }
+
+
+def _for_netx(program: SpikingProgram) -> SpikingProgram:
+    """The same program without the Flattens that netx cannot place: those in front, where our side flattens, and those of vectors."""
+    shape, layers = program.input_shape, []
+    for layer in program.layers:
+        if not isinstance(layer, Flatten) or (layers and len(shape) > 1):
+            layers.append(layer)
+        shape = layer.output_shape(shape)
+    flat = isinstance(program.layers[0], Flatten)
+    input_shape = (prod(program.input_shape),) if flat else program.input_shape
+    return SpikingProgram(input_shape=input_shape, steps=program.steps, layers=tuple(layers))
+
+
+def pack_stream(spikes: np.ndarray, extra: int) -> np.ndarray:
+    """Spikes uint8 [T, B, ...] -> bit-packed rows [B * T + extra, bytes]: samples back to back, then `extra` empty steps."""
+    steps, samples = spikes.shape[:2]
+    rows = np.packbits(spikes.swapaxes(0, 1).reshape(samples * steps, -1), axis=1)
+    return np.pad(rows, ((0, extra), (0, 0)))
+
+
+def unpack_stream(rows: np.ndarray, lag: int, steps: int, samples: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Bit-packed rows of a layer that lags `lag` steps -> spikes uint8 [T, B, *shape]."""
+    bits = np.unpackbits(rows[lag : lag + samples * steps], axis=1, count=prod(shape))
+    return np.ascontiguousarray(bits.reshape(samples, steps, *shape).swapaxes(0, 1))
+
+
+def run_job(folder: Path, seconds: float) -> None:
+    """Run `hw.lava.runner` on a job's folder; when this returns or raises, no process and no shared memory of it is left."""
+    log = folder / "log"
+    command = [sys.executable, "-m", "hw.lava.runner", str(folder)]
+    with (
+        open(log, "wb") as sink,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # closes if we die, and the runner ends
+            stdout=subprocess.PIPE,  # open while any process of the run lives
+            stderr=sink,
+            cwd=folder,
+            env=environment(),
+            start_new_session=True,
+        ) as process,
+    ):
+        code = None
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise BackendError(
+                f"Lava took longer than its deadline of {seconds:.1f} s; pass a larger hw.lava.backend.Deadline, or "
+                f"run fewer samples at once. {_tail(log)}"
+            ) from error
+        finally:
+            _end_group(process, asked=code is None)
+    if code:
+        raise BackendError(f"the Lava run failed (exit code {code}). {_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    return f"Its log ends with:\n{text[-LOG_LIMIT:]}" if text else "Its log is empty."
+
+
+def _end_group(process: subprocess.Popen[bytes], *, asked: bool) -> None:
+    """End what is left of the runner's process group.
+
+    SIGTERM comes first: multiprocessing's resource tracker ignores it, and unlinks the shared memory once all others are gone.
+    """
+    if not asked and _all_gone(process, 1.0):
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass
+        if _all_gone(process, GRACE_SECONDS):
+            return
+
+
+def _all_gone(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """True once standard output is closed everywhere; zombies that nobody reaps do not count, as they would with signal 0."""
+    end = time.monotonic() + seconds
+    while select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+        if not os.read(process.stdout.fileno(), 65536):
+            return True
+    return False

@@ -1,0 +1,115 @@
+"""The process that holds Lava: `python -m hw.lava.runner FOLDER` runs one job and ends.
+
+FOLDER holds `network.net`, `job.json` and `input.npy`, and gets one `layer<i>.npy` for each recorded layer. Both kinds of `.npy`
+are bit-packed spikes: row t is `np.packbits` of one step, in the program's (C, H, W) order.
+
+    job.json: {"steps": rows to run, "reset_interval": T, "input_shape": [C, H, W] or [N], "record": [index of a layer, ...]}
+
+Standard input is a lifeline. When it closes, the parent is gone: the runner removes FOLDER and ends with all its children.
+"""
+
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from hw.artifact import read_json
+from hw.lava.compat import import_netx
+from hw.lava.ports import Ports, make_ports
+
+CHANNEL_SLOTS = 4  # messages that a Lava channel holds; its default of 64 fills /dev/shm with wide layers
+
+
+def build(lava: SimpleNamespace, folder: Path, job: dict[str, Any]) -> tuple[Any, Any]:
+    """netx's network between our source and sinks -> (the process to run, its run configuration)."""
+    ports: Ports = make_ports(lava)
+    net = lava.hdf5.Network(
+        net_config=str(folder / "network.net"),
+        input_shape=tuple(reversed(job["input_shape"])),
+        reset_interval=job["reset_interval"],
+        reset_offset=1,
+    )
+    net.net_config.f.close()  # netx leaves its file open
+
+    source = ports.source(shape=net.inp.shape, path=str(folder / "input.npy"))
+    source.out.connect(net.inp)
+    models = {source: ports.source_model, net: lava.hdf5.PyNetworkModel, **_layer_models(lava, net)}
+    for index in job["record"]:
+        layer = net.layers[index]
+        path = folder / f"layer{index}.npy"
+        np.save(path, np.zeros((job["steps"], -(-int(np.prod(layer.shape)) // 8)), np.uint8))
+        sink = ports.sink(shape=layer.shape, path=str(path))
+        layer.out.connect(sink.inp)
+        models[sink] = ports.sink_model
+    # Named one by one, the models are also found without Lava's search, which imports every neighbour of a process's module.
+    return source, lava.run_configs.Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
+
+
+def _layer_models(lava: SimpleNamespace, net: Any) -> dict[Any, type]:
+    models = {}
+    for block in net.layers:
+        conv = isinstance(block, lava.hdf5.Conv)
+        models[block] = lava.blocks.PyConvModel if conv else lava.blocks.PyDenseModel
+        models[block.synapse] = lava.conv.PyConvModelFixed if conv else lava.dense.PyDenseModelBitAcc
+        models[block.neuron] = lava.lif.PyLifResetModelBitAcc
+    return models
+
+
+class Watch(threading.Thread):
+    """Ends everything when the parent goes, or when a Lava worker ends before `done`: the others would wait for it for ever."""
+
+    def __init__(self, folder: Path, workers: list[multiprocessing.Process]) -> None:
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.workers = {worker.sentinel: worker for worker in workers}
+        self._stop_read, self._stop_write = os.pipe()
+
+    def done(self) -> None:
+        os.write(self._stop_write, b".")
+        self.join()
+
+    def run(self) -> None:
+        lifeline = sys.stdin.fileno()
+        while True:
+            ready = wait([lifeline, self._stop_read, *self.workers])
+            if self._stop_read in ready:
+                return
+            if lifeline in ready and not os.read(lifeline, 4096):
+                shutil.rmtree(self.folder, ignore_errors=True)
+                _end()
+            if dead := [self.workers[sentinel] for sentinel in self.workers.keys() & ready]:
+                # A crashed worker makes Lava stop the others, which can end while the traceback is still being written.
+                wait(self.workers, timeout=1)
+                codes = ", ".join(f"{worker.name}: exit code {worker.exitcode}" for worker in dead)
+                print(f"a Lava worker ended before the run was over ({codes})", file=sys.stderr, flush=True)
+                _end()
+
+
+def _end() -> None:
+    for child in multiprocessing.active_children():
+        child.terminate()
+    os._exit(1)
+
+
+def main(folder: Path) -> None:
+    sys.stdout = sys.stderr  # Lava prints; the parent reads the log and takes standard output as a sign of life
+    job = read_json(folder / "job.json")
+    lava = import_netx()
+    process, config = build(lava, folder, job)
+    process.create_runtime(run_cfg=config, compile_config={"pypy_channel_size": CHANNEL_SLOTS})
+    watch = Watch(folder, process.runtime._messaging_infrastructure.actors)
+    watch.start()
+    process.run(lava.run_conditions.RunSteps(num_steps=job["steps"]))
+    watch.done()
+    process.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,92 @@
+"""Write a program as the HDF5 `.net` file that lava-dl's netx reads, with h5py alone.
+
+Layout (lava-dl 0.6.0, `netx/hdf5.py`): `/layer/<i>/type`, `shape`, `weight`, `bias`, conv geometry in (H, W) order, and the group
+`neuron/` with `type`, `iDecay`, `vDecay`, `vThMant`. The file holds no exponents: netx derives them from the weights.
+"""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hw.artifact import staged_file
+from hw.errors import UserError
+from hw.loihi import NETX_BIAS_EXP
+from hw.program import Conv, Dense, Flatten, SpikingProgram
+from hw.validate import validate
+
+
+def dense_as_netx_stores_it(weight: np.ndarray) -> tuple[np.ndarray, int]:
+    """(mantissa, exponent) that netx and Lava make of a dense weight, so that its input is `(mantissa s) << exponent`.
+
+    Follows `netx.utils.optimize_weight_bits`, then `lava.utils.weightutils.clip_weights` and `truncate_weights`.
+    """
+    low, high = int(weight.min()), int(weight.max())
+    mixed = low < 0 <= high
+    if mixed:
+        ratio = min(127 / high if high else np.inf, -128 / low)
+    else:
+        ratio = -256 / low if high < 0 else 255 / high
+    scale_bits = int(np.floor(np.log2(ratio))) + mixed
+    shared_bits = next((n for n in range(8, 0, -1) if not np.any(weight % (1 << n))), 0)
+    stored = weight << scale_bits if scale_bits >= 0 else np.zeros_like(weight)
+
+    # Lava looks at the signs again, where a largest weight of 0 counts as inhibitory, stored as magnitudes up to 255.
+    sign = -1 if stored.max() <= 0 and stored.min() < 0 else 1
+    both_signs = stored.min() < 0 < stored.max()
+    drop = scale_bits + shared_bits - mixed + both_signs
+    magnitude = (sign * stored).clip(-256 if both_signs else 0, 255)
+    magnitude = (magnitude >> drop) << drop if drop >= 0 else np.zeros_like(weight)
+    return sign * magnitude, -scale_bits
+
+
+def write_net(program: SpikingProgram, path: str | os.PathLike[str]) -> Path:
+    """Write `path` whole or not at all. `UserError` names the layer that netx would not hold exactly."""
+    validate(program)
+    for layer in program.synaptic:
+        _check_exact(layer)
+    with staged_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+        for i, layer in enumerate(program.layers):
+            group = file.create_group(f"layer/{i}")
+            _write_layer(group, layer, program.shapes[layer.name])
+    return Path(path)
+
+
+def _check_exact(layer: Conv | Dense) -> None:
+    what = f"layer '{layer.name}'"
+    if layer.weight_exp:
+        raise UserError(f"{what}: weight_exp is {layer.weight_exp}, a .net file holds none; absorb it into the threshold")
+    if layer.bias_mant.any() and layer.bias_exp != NETX_BIAS_EXP:
+        raise UserError(f"{what}: bias_exp is {layer.bias_exp}, netx runs every layer with {NETX_BIAS_EXP}; rescale the bias")
+    for key in ("decay_u_int", "decay_v_int", "v_th_mant"):
+        if getattr(layer, key).ndim:
+            raise UserError(f"{what}: {key} differs by channel, a .net file holds one per layer; share it")
+    if isinstance(layer, Dense):
+        mantissa, exponent = dense_as_netx_stores_it(layer.weight_int)
+        if not np.array_equal(mantissa, layer.weight_int << max(-exponent, 0)):
+            low, high = layer.weight_int.min(), layer.weight_int.max()
+            raise UserError(f"{what}: netx would not store weights in [{low}, {high}] exactly; quantize to [-127, 127]")
+
+
+def _write_layer(group: h5py.Group, layer: Conv | Dense | Flatten, shape: tuple[int, ...]) -> None:
+    kind = type(layer).__name__.lower()
+    group.create_dataset("type", data=np.array([kind.encode()], "S10"))
+    group.create_dataset("shape", data=np.array(shape, np.int64))
+    if isinstance(layer, Flatten):
+        return
+    group.create_dataset("weight", data=layer.weight_int)
+    group.create_dataset("bias", data=layer.bias_mant)
+    if isinstance(layer, Conv):
+        for key in ("stride", "padding", "dilation"):
+            group.create_dataset(key, data=np.array(getattr(layer, key), np.int64))
+        group.create_dataset("groups", data=np.int64(layer.groups))
+    neuron = group.create_group("neuron")
+    neuron.create_dataset("type", data=np.array([b"CUBA"], "S10"))
+    for key, value in (
+        ("iDecay", layer.decay_u_int),
+        ("vDecay", layer.decay_v_int),
+        ("vThMant", layer.v_th_mant),
+        ("refDelay", 1),
+    ):
+        neuron.create_dataset(key, data=np.int64(value))

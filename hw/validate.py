@@ -1,0 +1,66 @@
+"""Refuse what the chip cannot hold: every problem names layer, value, limit, fix and where the limit comes from."""
+
+import numpy as np
+
+from hw import loihi
+from hw.errors import UserError
+from hw.program import Conv, Dense, SpikingProgram
+
+
+def problems(program: SpikingProgram) -> list[str]:
+    """One line for each value that does not fit; an empty list means that the program fits."""
+    return [
+        f"layer {i} '{layer.name}': {problem}"
+        for i, layer in enumerate(program.layers)
+        if isinstance(layer, (Conv, Dense))
+        for problem in _layer_problems(layer)
+    ]
+
+
+def validate(program: SpikingProgram) -> SpikingProgram:
+    """The program itself if it fits the chip, else `UserError` with the first problem and their number."""
+    found = problems(program)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(found[0] + more)
+    return program
+
+
+def _layer_problems(layer: Conv | Dense):
+    weight = layer.weight_int
+    low, high = int(weight.min()), int(weight.max())
+    mixed_odd = low < 0 < high and np.any(weight % 2) and (low < loihi.SIGNED_WEIGHT_MIN or high > loihi.SIGNED_WEIGHT_MAX)
+    if low < loihi.WEIGHT_MIN or high > loihi.WEIGHT_MAX or mixed_odd:
+        yield (
+            f"weights span [{low}, {high}], Loihi holds 8 bits ([-128, 127], or even values in [-256, 254]); "
+            "quantize with bits=8 (lava-nc weightutils)"
+        )
+    if not weight.any():
+        yield "all weights are zero, which netx cannot scale (OverflowError); train longer or drop the layer (lava-dl netx)"
+    if layer.weight_exp and isinstance(layer, Conv):
+        yield f"conv weight_exp is {layer.weight_exp}, Lava's conv has none; absorb it into the threshold (lava-nc conv)"
+    if not -8 <= layer.weight_exp <= 7:
+        yield f"weight_exp is {layer.weight_exp}, Loihi holds -8..7; rescale the layer (Loihi 1, nengo-loihi)"
+    fan_in = int(np.abs(weight).reshape(layer.channels, -1).sum(1).max())
+    if fan_in << max(layer.weight_exp, 0) >= loihi.STATE_LIMIT:
+        yield f"the largest sum of |weight| of one neuron is {fan_in}, its input must stay below 2**23; use fewer inputs or weight bits"
+    for key, limits, source in (
+        ("decay_u_int", (1, loihi.DECAY_UNITY), "brian2-loihi; 0 is netx's -1"),
+        ("decay_v_int", (0, loihi.DECAY_UNITY), "brian2-loihi"),
+        ("v_th_mant", (0, loihi.V_TH_MANT_MAX), "17 bits, lava-nc LIF"),
+        ("bias_mant", (loihi.BIAS_MANT_MIN, loihi.BIAS_MANT_MAX), "13 bits, lava-nc LIF"),
+    ):
+        yield from _range_problem(layer, key, *limits, source)
+    if not 0 <= layer.bias_exp <= loihi.BIAS_EXP_MAX:
+        yield f"bias_exp is {layer.bias_exp}, Loihi holds 0..7 (3 bits, lava-nc LIF)"
+
+
+def _range_problem(layer: Conv | Dense, key: str, low: int, high: int, source: str):
+    value = getattr(layer, key)
+    per_channel = (layer.channels,)
+    allowed = {per_channel} if key == "bias_mant" else {(), per_channel}
+    if value.shape not in allowed:
+        yield f"{key} has shape {value.shape}, expected {' or '.join(map(str, sorted(allowed)))}"
+    elif value.min() < low or value.max() > high:
+        worst = int(value.max() if value.max() > high else value.min())
+        yield f"{key} is {worst}, Loihi holds {low}..{high}; rescale or clamp it when quantizing ({source})"

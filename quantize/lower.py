@@ -1,0 +1,38 @@
+"""From the quantized stack to the integers that the chip holds."""
+
+import numpy as np
+from torch import Tensor, nn
+
+from hw.program import Conv, Dense, Flatten, Layer, SpikingProgram
+from hw.validate import validate
+from quantize.qat import QuantizedLayer, QuantizedStack
+
+
+def lower(stack: QuantizedStack) -> SpikingProgram:
+    """The program that spikes as `stack` does, checked against the chip's limits."""
+    layers = tuple(
+        _lower_layer(name, layer) if isinstance(layer, QuantizedLayer) else Flatten(name=name)
+        for name, layer in stack.layers.named_children()
+    )
+    return validate(SpikingProgram(input_shape=stack.input_shape, steps=stack.steps, layers=layers))
+
+
+def _lower_layer(name: str, layer: QuantizedLayer) -> Layer:
+    weight_int, neuron = layer.integers()
+    common = {
+        "name": name,
+        "weight_int": _numpy(weight_int),
+        "decay_u_int": _numpy(neuron.decay_u_int),
+        "decay_v_int": _numpy(neuron.decay_v_int),
+        "v_th_mant": _numpy(neuron.v_th_mant),
+        "bias_mant": _numpy(neuron.bias_mant),
+    }
+    synapse = layer.synapse
+    if isinstance(synapse, nn.Conv2d):
+        geometry = {key: tuple(getattr(synapse, key)) for key in ("stride", "padding", "dilation")}
+        return Conv(**common, **geometry, groups=synapse.groups)
+    return Dense(**common)
+
+
+def _numpy(value: Tensor) -> np.ndarray:
+    return value.cpu().numpy()

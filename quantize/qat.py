@@ -1,0 +1,95 @@
+"""The quantized stack: Brevitas weights, integer neurons, and the same signature as the float stack, spikes -> spikes."""
+
+from collections import OrderedDict
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from brevitas.nn import QuantConv2d, QuantLinear
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ashnets.stack import SpikingLayer, SpikingStack
+from hw.errors import UserError
+from quantize.exact import exact_synapse
+from quantize.integer_lif import IntegerLIFParams, integer_cuba_lif, quantize_params
+from quantize.quantizers import WEIGHT_QUANTIZERS
+
+
+class LayerIntegers(NamedTuple):
+    """What the chip gets of one layer: weight_int in the layer's shape, neuron parameters [] or [channels], all int64."""
+
+    weight_int: Tensor
+    neuron: IntegerLIFParams
+
+
+class QuantizedLayer(nn.Module):
+    """A `SpikingLayer` with its norm folded into a Brevitas weight, running the chip's integer recursion.
+
+    It starts from the float layer's weights, decays and biases (a post-training quantization) and is trained from there.
+    """
+
+    def __init__(self, name: str, layer: SpikingLayer, quantizer: str) -> None:
+        super().__init__()
+        self.name, self.neuron = name, deepcopy(layer.neuron)
+        quant = WEIGHT_QUANTIZERS[quantizer]
+        synapse = layer.synapse
+        if isinstance(synapse, nn.Conv2d):
+            self.synapse = QuantConv2d(
+                synapse.in_channels,
+                synapse.out_channels,
+                synapse.kernel_size,
+                stride=synapse.stride,
+                padding=synapse.padding,
+                dilation=synapse.dilation,
+                groups=synapse.groups,
+                bias=False,
+                weight_quant=quant,
+            )
+        else:
+            self.synapse = QuantLinear(synapse.in_features, synapse.out_features, bias=False, weight_quant=quant)
+        with torch.no_grad():
+            self.synapse.weight.copy_(folded_weight(layer))
+
+    def weight(self) -> tuple[Tensor, Tensor]:
+        """(weight_int, whole numbers in float32 with Brevitas' straight-through gradient; scale, a power of two)."""
+        if not self.synapse.weight.detach().any():
+            raise UserError(f"layer '{self.name}': all weights are zero, so that they have no scale; train longer or drop the layer")
+        quantized = self.synapse.quant_weight()
+        scale = quantized.scale.detach()
+        return quantized.value / scale, scale
+
+    @torch.no_grad()
+    def integers(self) -> LayerIntegers:
+        """The integers that the forward pass uses and that lowering hands to the chip."""
+        weight_int, scale = self.weight()
+        return LayerIntegers(weight_int.round().long(), quantize_params(self.neuron.params(2), scale))
+
+    def forward(self, s: Float[Tensor, "T B *rest"]) -> Float[Tensor, "T B *rest2"]:
+        with torch.autocast(s.device.type, enabled=False):
+            weight_int, scale = self.weight()
+            a = exact_synapse(s.flatten(0, 1).float(), weight_int, self.synapse).unflatten(0, s.shape[:2])
+            return integer_cuba_lif(a, scale, self.neuron.params(a.ndim - 1), self.neuron.surrogate)
+
+
+def folded_weight(layer: SpikingLayer) -> Tensor:
+    """The weight with the norm's scale of evaluation multiplied into its output channels."""
+    weight = layer.synapse.weight
+    return weight * layer.norm.scale().view(-1, *[1] * (weight.ndim - 1))
+
+
+class QuantizedStack(nn.Module):
+    """The stand-in of `SpikingStack` whose spikes are the chip's, every one; layers have the same names."""
+
+    def __init__(self, stack: SpikingStack, quantizer: str = "int8") -> None:
+        super().__init__()
+        self.input_shape, self.output_shape, self.steps = stack.input_shape, stack.output_shape, stack.steps
+        self.layers = nn.Sequential(
+            OrderedDict(
+                (name, QuantizedLayer(name, layer, quantizer) if isinstance(layer, SpikingLayer) else nn.Flatten(2))
+                for name, layer in stack.layers.named_children()
+            )
+        )
+
+    def forward(self, s: Float[Tensor, "T B *in"]) -> Float[Tensor, "T B *out"]:
+        return self.layers(s)

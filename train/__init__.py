@@ -1,0 +1,1 @@
+"""Data, training loop, runs on disk, metrics, evaluation and reports."""

@@ -1,0 +1,110 @@
+"""What a run is: a model, how it is trained, and whether its spiking stack is quantized. Frozen dataclasses, stored as JSON."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from ashnets.config import ModelConfig, tiny
+from hw.errors import UserError
+
+Task = Literal["retrieval", "vqa"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run. `objectives` maps names of `ashnets.objectives.OBJECTIVES` to their weights."""
+
+    task: Task = "retrieval"
+    """What checkpoints are evaluated on: recall of texts and images, or answer accuracy."""
+    dataset: str = "openmoji"
+    tokenizer_data: tuple[str, ...] = ("openmoji", "easy_vqa")
+    """Data sets whose training texts teach the tokenizer."""
+    objectives: dict[str, float] = field(default_factory=lambda: {"itc": 1.0, "scl": 0.2, "stua": 0.2})
+    steps: int = 700
+    batch: int = 96
+    """Images per step."""
+    texts_per_image: int = 1
+    lr: float = 1e-3
+    warmup: int = 50
+    """Steps of linear warm-up; a cosine to zero follows."""
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.0
+    """Decay of the averaged weights that are evaluated; 0 for none."""
+    crop: float = 0.7
+    """Smallest share of an image that a random crop keeps; 1 for no cropping."""
+    flip: bool = False
+    """Mirror images at random. Wrong for data that says left and right."""
+    save_every: int = 175
+    """Steps between checkpoints; each is evaluated on the validation split."""
+    log_every: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """quantizer: None for a float run, else a name of `quantize.quantizers.WEIGHT_QUANTIZERS`; then only the stack is trained."""
+
+    model: ModelConfig = field(default_factory=tiny)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    quantizer: str | None = None
+
+
+def pretrain_recipe() -> TrainConfig:
+    """OpenMoji: ITC, spiking contrast, STUA. Minutes on two cores for the tiny model."""
+    return TrainConfig()
+
+
+def finetune_recipe() -> TrainConfig:
+    """easy-VQA: answers from the cross-modal encoder."""
+    return TrainConfig(
+        task="vqa", dataset="easy_vqa", objectives={"vqa": 1.0}, steps=900, batch=64, texts_per_image=4, flip=True, crop=0.8, save_every=300
+    )
+
+
+def qat_recipe(train: TrainConfig) -> TrainConfig:
+    """From the recipe of the float run: the same task, a short run at a lower rate, the spiking stack alone."""
+    return replace(train, steps=max(1, train.steps // 6), lr=train.lr / 5, warmup=min(10, train.warmup), save_every=max(1, train.steps // 6))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[T], values: Any, where: str) -> T:
+    """Rebuild a (nested) config from JSON. `UserError` names the key that is unknown, missing or of the wrong type."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected an object with the fields of {kind.__name__}, found {values!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"{where}: unknown key '{unknown[0]}' in {kind.__name__}; known: {', '.join(hints)}")
+    return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _value(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list):
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) == len(value):
+            return tuple(_value(h, v, where) for h, v in zip(inner, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _value(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise UserError(f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")

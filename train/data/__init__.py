@@ -1,0 +1,54 @@
+"""Data sets of images and texts. A new one is one file here and one line in `DATASETS`.
+
+Each loader imports its packages when it is called, so that `import train.data` needs neither them nor a second.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from train.data.base import (
+    ArrayData,
+    Batch,
+    ImageTextData,
+    MissingPackageError,
+    answer_vocabulary,
+    batches,
+    collate,
+)
+from train.data.cache import CacheError, Progress, cache_folder
+from train.data.easy_vqa import easy_vqa
+from train.data.images import ImageError, decode_image
+from train.data.openmoji import openmoji
+
+__all__ = [
+    "DATASETS",
+    "ArrayData",
+    "Batch",
+    "CacheError",
+    "ImageError",
+    "ImageTextData",
+    "MissingPackageError",
+    "Progress",
+    "answer_vocabulary",
+    "batches",
+    "cache_folder",
+    "collate",
+    "decode_image",
+    "easy_vqa",
+    "load",
+    "openmoji",
+]
+
+DATASETS: dict[str, Callable[..., ImageTextData]] = {"openmoji": openmoji, "easy_vqa": easy_vqa}
+
+
+def load(
+    name: str, split: str, image_size: int, cache: Path | None = None, progress: Progress | None = None
+) -> ImageTextData:
+    """The split "train", "val" or "test" of a data set, with square images of `image_size` pixels.
+
+    `cache` is the folder for decoded images, by default the user's; `progress(done, total)` hears of the decoding.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"there is no data set '{name}'; choose one of {', '.join(sorted(DATASETS))}")
+    return DATASETS[name](split, image_size, cache, progress)

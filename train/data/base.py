@@ -1,0 +1,209 @@
+"""What a data set of images and texts is, and how batches are cut from it.
+
+Shapes: `B` images of a batch, `N` texts of a batch, `H = W = image_size` pixels.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+
+SPLITS = ("train", "val", "test")
+
+
+class MissingPackageError(ImportError):
+    """A package that holds the data, or draws it, is not installed."""
+
+
+class ImageTextData(Protocol):
+    """Images with captions, or with questions and their answers.
+
+    Records with one `image_id` show the same thing: a loss must never take them as negatives of each other.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over ids, texts, answers and pixels: equal if and only if the records are."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 [H, W, 3], RGB."""
+        ...
+
+    def image_id(self, i: int) -> str: ...
+
+    def texts(self, i: int) -> tuple[str, ...]:
+        """The captions of image `i`, or the questions about it."""
+        ...
+
+    def answers(self, i: int) -> tuple[str, ...]:
+        """One answer for each question; () for caption data."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ArrayData:
+    """`ImageTextData` over an array of pixels, usually mapped from the cache, and the rows that the split uses."""
+
+    name: str
+    split: str
+    image_size: int
+    pixels: np.ndarray = field(repr=False)  # uint8 [M, H, W, 3]; M >= the number of records
+    rows: tuple[int, ...] = field(repr=False)  # the row of `pixels` of each record
+    image_ids: tuple[str, ...] = field(repr=False)
+    all_texts: tuple[tuple[str, ...], ...] = field(repr=False)
+    all_answers: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () for caption data
+
+    def __post_init__(self) -> None:
+        n, size = len(self.rows), self.image_size
+        if self.pixels.dtype != np.uint8 or self.pixels.shape[1:] != (size, size, 3):
+            found = f"{self.pixels.dtype} {self.pixels.shape}"
+            raise ValueError(f"{self.name}: pixels are {found}, expected uint8 [M, {size}, {size}, 3]")
+        if len(self.image_ids) != n or len(self.all_texts) != n:
+            raise ValueError(f"{self.name}: {n} rows, {len(self.image_ids)} image ids, {len(self.all_texts)} texts")
+        if self.all_answers and [len(a) for a in self.all_answers] != [len(t) for t in self.all_texts]:
+            raise ValueError(f"{self.name}: every question needs one answer")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, i: int) -> np.ndarray:
+        # A copy: the map is read-only, and torch warns about arrays that it may not write.
+        return np.array(self.pixels[self.rows[i]])
+
+    def image_id(self, i: int) -> str:
+        return self.image_ids[i]
+
+    def texts(self, i: int) -> tuple[str, ...]:
+        return self.all_texts[i]
+
+    def answers(self, i: int) -> tuple[str, ...]:
+        return self.all_answers[i] if self.all_answers else ()
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for i in range(len(self)):
+            record = [self.image_id(i), self.image_size, self.texts(i), self.answers(i)]
+            digest.update(json.dumps(record).encode())
+            digest.update(self.pixels[self.rows[i]].tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """B images and their N texts; `text_image[n]` is the position in the batch of the image that text `n` is about."""
+
+    images: np.ndarray  # uint8 [B, 3, H, W]
+    texts: list[str]  # N
+    text_image: np.ndarray  # int64 [N]
+    image_ids: list[str]  # B
+    answers: list[str]  # N, or empty for caption data
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
+            raise ValueError(f"images are {self.images.dtype} {self.images.shape}, expected uint8 [B, 3, H, W]")
+        if len(self.image_ids) != len(self.images):
+            raise ValueError(f"{len(self.images)} images, but {len(self.image_ids)} image ids")
+        if self.text_image.dtype != np.int64 or self.text_image.shape != (len(self.texts),):
+            raise ValueError(
+                f"text_image is {self.text_image.dtype} {self.text_image.shape}, expected int64 [{len(self.texts)}]"
+            )
+        if self.answers and len(self.answers) != len(self.texts):
+            raise ValueError(f"{len(self.texts)} texts, but {len(self.answers)} answers")
+
+
+def collate(
+    data: ImageTextData, indices: Sequence[int] | np.ndarray, rng: np.random.Generator, texts_per_image: int | None
+) -> Batch:
+    """The batch of the images `indices`, with at most `texts_per_image` texts of each, drawn without replacement.
+
+    None takes all texts, in order, and draws nothing from `rng`.
+    """
+    if texts_per_image is not None and texts_per_image < 1:
+        raise ValueError(f"texts_per_image is {texts_per_image}; give 1 or more, or None for all texts")
+    texts: list[str] = []
+    answers: list[str] = []
+    text_image: list[int] = []
+    for position, i in enumerate(indices):
+        image_texts, image_answers = data.texts(i), data.answers(i)
+        chosen = range(len(image_texts))
+        if texts_per_image is not None:
+            chosen = rng.permutation(len(image_texts))[:texts_per_image]
+        texts += [image_texts[k] for k in chosen]
+        answers += [image_answers[k] for k in chosen] if image_answers else []
+        text_image += [position] * len(chosen)
+    return Batch(
+        images=np.stack([data.image(i).transpose(2, 0, 1) for i in indices]),
+        texts=texts,
+        text_image=np.array(text_image, dtype=np.int64),
+        image_ids=[data.image_id(i) for i in indices],
+        answers=answers,
+    )
+
+
+@lru_cache(maxsize=2)  # the steps of one epoch ask for the same permutation
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    permutation = np.random.default_rng([seed, epoch]).permutation(n)
+    permutation.setflags(write=False)
+    return permutation
+
+
+def batches(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The images of global step `step`: int64 [batch_size], indices below `n`.
+
+    Each epoch is a permutation of its own, drawn from (seed, epoch); its last `n % batch_size` indices are dropped.
+    Nothing is remembered between steps, so that a resumed run needs only its step number.
+
+    >>> [batches(5, 2, seed=0, step=s).shape for s in (0, 1, 10**9)]
+    [(2,), (2,), (2,)]
+    """
+    if not 1 <= batch_size <= n:
+        raise ValueError(f"batch_size is {batch_size}, but the data holds {n} images; choose from 1 to {n}")
+    if step < 0 or seed < 0:
+        raise ValueError(f"step is {step} and seed is {seed}; both must be 0 or more")
+    epoch, position = divmod(step, n // batch_size)
+    start = position * batch_size
+    return _permutation(n, seed, epoch)[start : start + batch_size].copy()
+
+
+def answer_vocabulary(data: ImageTextData) -> list[str]:
+    """The distinct answers in alphabetical order; empty for caption data."""
+    return sorted({answer for i in range(len(data)) for answer in data.answers(i)})
+
+
+def check_split(name: str, split: str, image_size: int) -> None:
+    """Refuse a split or an image size that no data set has."""
+    if split not in SPLITS:
+        raise ValueError(f"{name}: there is no split '{split}'; choose one of {', '.join(SPLITS)}")
+    if image_size < 1:
+        raise ValueError(f"{name}: image_size is {image_size} px; give 1 or more")
+
+
+def require(module: str, package: str) -> ModuleType:
+    """Import `module`, or say in one line which package brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"the package '{package}' is not installed; install it with: pip install {package}"
+        ) from error

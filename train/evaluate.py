@@ -1,0 +1,151 @@
+"""Evaluate a model on a split: retrieval recalls or answer accuracy, with what its spikes did along the way."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from ashnets.model import AshNet, Vision, normalise
+from ashnets.text import encode
+from hw.errors import UserError
+from train.data import ImageTextData
+from train.metrics.retrieval import recalls
+
+BATCH = 64  # images at a time; the same for every backend, so that host arithmetic is the same too
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """metrics: name -> percent or rate. predictions: index of the answer given to each question, or of the nearest caption of each image."""
+
+    metrics: dict[str, float]
+    predictions: np.ndarray
+    scores: np.ndarray = field(repr=False)
+
+    @property
+    def score(self) -> float:
+        """The number by which checkpoints are compared: higher is better."""
+        return self.metrics["accuracy" if "accuracy" in self.metrics else "mean_recall"]
+
+
+def image_batches(data: ImageTextData, samples: int | None = None) -> Iterator[range]:
+    """Index ranges over the first `samples` images."""
+    total = len(data) if samples is None else min(samples, len(data))
+    if total < 1:
+        raise UserError(f"--samples is {samples}; evaluate at least 1 image")
+    for start in range(0, total, BATCH):
+        yield range(start, min(start + BATCH, total))
+
+
+def images_of(data: ImageTextData, indices: range, device: torch.device) -> Tensor:
+    """Normalised images [B, 3, H, W]."""
+    stacked = np.stack([data.image(i) for i in indices]).transpose(0, 3, 1, 2)
+    return normalise(torch.from_numpy(np.ascontiguousarray(stacked)).to(device))
+
+
+def encode_texts(tokenizer: Tokenizer, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    ids, padding = encode(tokenizer, texts)
+    return ids.to(device), padding.to(device)
+
+
+class _Rates:
+    """Mean firing rates over the images seen, weighted by their number."""
+
+    def __init__(self) -> None:
+        self.images, self.sums = 0, np.zeros(2)
+
+    def add(self, vision: Vision) -> None:
+        count = vision.f.shape[0]
+        self.images += count
+        self.sums += count * np.array([vision.s_in.mean().item(), vision.s_out.mean().item()])
+
+    def metrics(self) -> dict[str, float]:
+        rate_in, rate_out = (self.sums / self.images).tolist()
+        return {"firing_rate_in": rate_in, "firing_rate": rate_out}
+
+
+@torch.no_grad()
+def evaluate_vqa(
+    model: AshNet,
+    data: ImageTextData,
+    tokenizer: Tokenizer,
+    answers: list[str],
+    *,
+    samples: int | None = None,
+    shuffle_images: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Accuracy in percent over every question of the first `samples` images.
+
+    shuffle_images gives each question the picture of another image (the next one): what is left is what questions alone tell.
+    """
+    device = next(model.parameters()).device
+    index = {answer: i for i, answer in enumerate(answers)}
+    predictions, targets, scores, rates = [], [], [], _Rates()
+    for indices in image_batches(data, samples):
+        pictures = range(indices.start + 1, indices.stop + 1) if shuffle_images else indices
+        vision = model.vision(images_of(_Wrapped(data), pictures, device))
+        rates.add(vision)
+        texts = [text for i in indices for text in data.texts(i)]
+        text_image = torch.tensor([k for k, i in enumerate(indices) for _ in data.texts(i)], device=device)
+        ids, padding = encode_texts(tokenizer, texts, device)
+        logits = model.answer(model.text(ids, padding), padding, vision.v[text_image]).float().cpu().numpy()
+        scores.append(logits)
+        predictions.append(logits.argmax(1))
+        targets += [index.get(answer, -1) for i in indices for answer in data.answers(i)]
+        if progress:
+            progress(indices.stop, len(data) if samples is None else min(samples, len(data)))
+    given = np.concatenate(predictions)
+    accuracy = float(100 * np.mean(given == np.array(targets)))
+    metrics = {"accuracy": accuracy, "questions": float(len(given)), **rates.metrics()}
+    return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores))
+
+
+class _Wrapped:
+    """Image indices modulo the size of the data, for shifted pairs of image and question."""
+
+    def __init__(self, data: ImageTextData) -> None:
+        self.data = data
+
+    def image(self, i: int) -> np.ndarray:
+        return self.data.image(i % len(self.data))
+
+
+@torch.no_grad()
+def evaluate_retrieval(
+    model: AshNet, data: ImageTextData, tokenizer: Tokenizer, *, samples: int | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all their captions."""
+    device = next(model.parameters()).device
+    images, texts, text_image, ids, rates = [], [], [], [], _Rates()
+    for indices in image_batches(data, samples):
+        vision = model.vision(images_of(data, indices, device))
+        rates.add(vision)
+        captions = [text for i in indices for text in data.texts(i)]
+        tokens, padding = encode_texts(tokenizer, captions, device)
+        images.append(model.embed_images(vision.v))
+        texts.append(model.embed_texts(model.text(tokens, padding)))
+        text_image += [i for i in indices for _ in data.texts(i)]
+        ids += [data.image_id(i) for i in indices]
+        if progress:
+            progress(indices.stop, len(data) if samples is None else min(samples, len(data)))
+    scores = (torch.cat(images) @ torch.cat(texts).T).float().cpu().numpy()
+    metrics = recalls(scores, ids, np.array(text_image))
+    mean = float(np.mean(list(metrics.values())))
+    return Evaluation(metrics={**metrics, "mean_recall": mean, **rates.metrics()}, predictions=scores.argmax(1), scores=scores)
+
+
+def evaluate(task: str, model: AshNet, data: ImageTextData, tokenizer: Tokenizer, answers: list[str], **options) -> Evaluation:
+    """The task's evaluation; the model is left in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        if task == "vqa":
+            return evaluate_vqa(model, data, tokenizer, answers, **options)
+        return evaluate_retrieval(model, data, tokenizer, **options)
+    finally:
+        model.train(training)

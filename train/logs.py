@@ -1,0 +1,49 @@
+"""Logs of a run: one JSON object per line for programs, TensorBoard for people."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hw.artifact import staged_file
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of the run's log; a line that a kill cut short is passed over."""
+    path = folder / "log.jsonl"
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
+
+
+class RunLog:
+    """`log.jsonl` and `tensorboard/`. Opened at step k, it forgets what a killed run logged beyond k."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "log.jsonl"
+        kept = [entry for entry in read_log(folder) if entry["step"] <= step] if step else []
+        with staged_file(path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        self.file = open(path, "a", encoding="utf-8")
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(f"{split}/{key}", value, step)
+
+    def flush(self) -> None:
+        self.file.flush()
+        self.board.flush()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.board.close()

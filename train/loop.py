@@ -1,0 +1,219 @@
+"""One loop for pre-training, fine-tuning and quantization-aware training.
+
+What happens in step k is a function of the config, the seed and k alone: the images, the texts drawn, the augmentation, dropout and the
+learning rate. So a checkpoint needs weights, optimiser state and k, and a resumed run ends with the same bits.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from ashnets.model import Inputs, normalise
+from hw.errors import UserError
+from train.checkpoint import (
+    Tensors,
+    clear_leftovers,
+    newest_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from train.config import TrainConfig
+from train.data import ImageTextData, batches, collate
+from train.evaluate import encode_texts, evaluate
+from train.logs import RunLog
+from train.run import Bundle, Run
+
+Report = Callable[[int, int, dict[str, float]], None]
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up over `warmup` steps, then a cosine that reaches zero after `steps`."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def seed_step(seed: int, step: int) -> np.random.Generator:
+    """Seed torch for one step and return numpy's generator for it."""
+    torch_seed, numpy_seed = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64)
+    torch.manual_seed(int(torch_seed))
+    return np.random.default_rng(int(numpy_seed))
+
+
+class Trainer:
+    """Holds what a run needs in memory. `train` goes on from the newest checkpoint to the end."""
+
+    def __init__(self, run: Run, train_data: ImageTextData, val_data: ImageTextData, device: torch.device) -> None:
+        self.run, self.config, self.device = run, run.config.train, device
+        self.train_data, self.val_data = train_data, val_data
+        torch.manual_seed(self.config.seed)
+        self.bundle = Bundle(run.config, len(run.answers)).to(device)
+        self.names = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
+        vectors = [p for p in self.names if p.ndim < 2]
+        matrices = [p for p in self.names if p.ndim >= 2]
+        groups = [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=device.type == "cuda")
+        self.ema: Tensors = {}
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.answer_index = {answer: i for i, answer in enumerate(run.answers)}
+        self.image_index: dict[str, int] = {}
+        for i in range(len(train_data)):
+            self.image_index.setdefault(train_data.image_id(i), len(self.image_index))
+        self.augment = self._augmentation(colour=False)
+        self.augment_view = self._augmentation(colour=True)
+
+    def _augmentation(self, *, colour: bool) -> v2.Transform:
+        size = self.run.config.model.concrete.image_size
+        steps: list[nn.Module] = []
+        if self.config.crop < 1:
+            steps.append(v2.RandomResizedCrop(size, scale=(self.config.crop, 1.0), ratio=(0.9, 1.1), antialias=True))
+        if self.config.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        if colour:
+            steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3))
+        return v2.Compose(steps or [v2.Identity()])
+
+    def load_weights(self, weights: Tensors) -> None:
+        """Start from the weights of another run: all that has the same name and shape. The answer head may differ."""
+        own = self.bundle.state_dict()
+        fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+        if not any(k.startswith("model.concrete.") for k in fitting):
+            raise UserError("the weights to start from fit no layer of this model; use the same model preset as that run")
+        self.bundle.load_state_dict(fitting, strict=False)
+
+    def train(self, report: Report | None = None) -> None:
+        """Train to the end from the newest checkpoint; a checkpoint of step 0 is written first, so that a start is never lost."""
+        clear_leftovers(self.run.folder)
+        checkpoint = newest_checkpoint(self.run.folder)
+        if checkpoint:
+            self._restore(checkpoint)
+        elif self.config.ema:
+            self.ema = {name: p.detach().clone() for p, name in self.names.items()}
+        with RunLog(self.run.folder, self.step) as log, deterministic(self.device):
+            if not checkpoint:
+                self._evaluate_and_save(log)
+            while self.step < self.config.steps:
+                values = self._train_step()
+                self.step += 1
+                if report:
+                    report(self.step, self.config.steps, values)
+                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                    log.write(self.step, "train", values)
+                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                    self._evaluate_and_save(log)
+
+    def inputs(self, step: int) -> Inputs:
+        """The batch of a step. Reseeds torch and numpy for it."""
+        rng = seed_step(self.config.seed, step)
+        batch = collate(
+            self.train_data,
+            batches(len(self.train_data), self.config.batch, self.config.seed, step),
+            rng,
+            self.config.texts_per_image,
+        )
+        images = torch.from_numpy(batch.images)
+        needs_view = any(o.needs_view for o in self.bundle.objectives.values())
+        ids, padding = encode_texts(self.run.tokenizer, batch.texts, self.device)
+        answers = [self.answer_index[answer] for answer in batch.answers]
+        return Inputs(
+            images=self._augmented(self.augment, images),
+            view=self._augmented(self.augment_view, images) if needs_view else None,
+            ids=ids,
+            padding=padding,
+            text_image=torch.from_numpy(batch.text_image).to(self.device),
+            image_ids=torch.tensor([self.image_index[i] for i in batch.image_ids], device=self.device),
+            answers=torch.tensor(answers, device=self.device) if answers else None,
+        )
+
+    def _augmented(self, augment: v2.Transform, images: Tensor) -> Tensor:
+        return normalise(torch.stack([augment(image) for image in images]).to(self.device, non_blocking=True))
+
+    def _train_step(self) -> dict[str, float]:
+        if self.run.quantized:  # the host is frozen: its norms must not move either
+            self.bundle.eval()
+            self.bundle.model.abstract.stack.train()
+        else:
+            self.bundle.train()
+        inputs = self.inputs(self.step)
+        model = self.bundle.model
+        with autocast(self.device):
+            vision = model.vision(inputs.images)
+            w = model.text(inputs.ids, inputs.padding)
+            total = torch.zeros((), device=self.device)
+            values = {"rate_in": vision.s_in.detach().mean(), "rate": vision.s_out.detach().mean()}
+            for name, weight in self.config.objectives.items():
+                loss, logs = self.bundle.objectives[name](model, inputs, vision, w)
+                total = total + weight * loss
+                values |= {name: loss.detach()} | {f"{name}/{key}": value for key, value in logs.items()}
+        self._refuse_non_finite({"loss": total} | {name: values[name] for name in self.config.objectives})
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.names, self.config.clip)
+        self._refuse_non_finite({"gradient norm": norm})
+        lr = learning_rate(self.config, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        if self.config.ema:
+            with torch.no_grad():
+                for p, name in self.names.items():
+                    self.ema[name].lerp_(p, 1 - self.config.ema)
+        values |= {"loss": total.detach(), "gradient_norm": norm}
+        return {key: float(value) for key, value in values.items()} | {"lr": lr}
+
+    def _refuse_non_finite(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            if not torch.isfinite(value):
+                raise UserError(
+                    f"step {self.step + 1}: {name} is {value.item()}, so that no update was made; the last checkpoint is whole. "
+                    f"Lower --train.lr (now {self.config.lr:g}) or --train.clip, and resume"
+                )
+
+    def _evaluate_and_save(self, log: RunLog) -> None:
+        raw = {k: v.clone() for k, v in self.bundle.state_dict().items() if k in self.ema}
+        self.bundle.load_state_dict(self.ema, strict=False)
+        result = evaluate(self.config.task, self.bundle.model, self.val_data, self.run.tokenizer, self.run.answers)
+        self.bundle.load_state_dict(raw, strict=False)
+        log.write(self.step, "val", result.metrics)
+        self.history.append({"step": self.step, "score": result.score, **result.metrics})
+        tensors = {"weights": self.bundle.state_dict(), "optimizer": optimizer_tensors(self.optimizer, self.names)}
+        if self.ema:
+            tensors["ema"] = self.ema
+        log.flush()
+        save_checkpoint(self.run.folder, self.step, self.history, tensors)
+
+    def _restore(self, checkpoint) -> None:
+        self.bundle.load_state_dict(checkpoint.tensors("weights"))
+        restore_optimizer(self.optimizer, self.names, checkpoint.tensors("optimizer"))
+        if self.config.ema:
+            self.ema = {k: v.to(self.device) for k, v in checkpoint.tensors("ema").items()}
+        self.step, self.history = checkpoint.step, checkpoint.history
+
+
+def autocast(device: torch.device):
+    """bf16 on CUDA; nothing on the CPU, where bits are to be reproducible."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+class deterministic:
+    """Deterministic kernels on the CPU while the block runs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.enabled = device.type == "cpu"
+
+    def __enter__(self) -> None:
+        self.before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(self.enabled)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+    def __exit__(self, *_: object) -> None:
+        torch.use_deterministic_algorithms(self.before)

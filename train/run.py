@@ -1,0 +1,134 @@
+"""A run on disk: its manifest (config, data, answers), tokenizer, checkpoints, logs; and the model that they make.
+
+    RUN/ {manifest.json, tokenizer.json, [float.safetensors], checkpoints/, log.jsonl, tensorboard/, [program/]}
+
+A quantized run also holds the float weights that it started from (`float.safetensors`) and, when it is done, the program.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
+
+from ashnets.model import AshNet
+from ashnets.objectives import OBJECTIVES
+from hw.artifact import open_artifact, staged_artifact
+from hw.errors import UserError
+from hw.program import SpikingProgram
+from hw.program_file import load_program
+from train.checkpoint import best_checkpoint
+from train.config import RunConfig, from_dict, to_dict
+
+KIND = "run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """answers: the VQA vocabulary, in the order of the logits. data: what the run was trained on (name, images, texts, fingerprint)."""
+
+    folder: Path
+    config: RunConfig
+    tokenizer: Tokenizer
+    answers: list[str]
+    data: dict[str, str | int]
+
+    @property
+    def quantized(self) -> bool:
+        return self.config.quantizer is not None
+
+
+def create_run(
+    folder: Path,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    answers: list[str],
+    data: dict[str, str | int],
+    float_weights: dict[str, torch.Tensor] | None = None,
+) -> Run:
+    """Write the run's folder, whole or not at all, ready to be trained."""
+    meta = {"config": to_dict(config), "answers": answers, "data": data}
+    with staged_artifact(folder, KIND, meta) as temporary:
+        tokenizer.save(str(temporary / "tokenizer.json"))
+        if float_weights is not None:
+            save_file({k: v.contiguous() for k, v in float_weights.items()}, temporary / "float.safetensors")
+    return Run(folder=folder, config=config, tokenizer=tokenizer, answers=answers, data=data)
+
+
+def open_run(folder: Path) -> Run:
+    """Check and read a run's folder."""
+    meta = open_artifact(folder, KIND).meta
+    manifest = folder / "manifest.json"
+    config = from_dict(RunConfig, meta.get("config"), f"{manifest}: config")
+    answers, data = meta.get("answers"), meta.get("data")
+    if not isinstance(answers, list) or not isinstance(data, dict):
+        raise UserError(f"{manifest}: 'answers' and 'data' are missing; the folder was not made by this program, make it anew")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return Run(folder=folder, config=config, tokenizer=tokenizer, answers=answers, data=data)
+
+
+class Bundle(nn.Module):
+    """The model and its objectives (they have parameters too), as one module for the optimiser and the checkpoint."""
+
+    def __init__(self, config: RunConfig, answers: int) -> None:
+        super().__init__()
+        unknown = sorted(set(config.train.objectives) - set(OBJECTIVES))
+        if unknown:
+            raise UserError(f"objective '{unknown[0]}' is not known; choose from {', '.join(OBJECTIVES)}")
+        self.model = AshNet(config.model, answers)
+        self.objectives = nn.ModuleDict({name: OBJECTIVES[name](config.model) for name in config.train.objectives})
+        if config.quantizer is not None:
+            self.quantize(config.quantizer)
+
+    def quantize(self, quantizer: str) -> None:
+        """Replace the float stack by the quantized one that starts from its weights, and freeze everything else."""
+        from quantize import QuantizedStack
+
+        stack = QuantizedStack(self.model.abstract.stack, quantizer)
+        self.model.abstract.stack = stack
+        self.requires_grad_(False)
+        stack.requires_grad_(True)
+
+
+def load_model(run: Run, backend: str, device: torch.device) -> AshNet:
+    """The model of the best checkpoint in evaluation mode, its spiking stack replaced by `backend`.
+
+    'float' and 'qat' are torch modules; every other name is a backend of `hw` behind a `SpikeBridge`.
+    """
+    if not run.quantized and backend != "float":
+        raise UserError(
+            f"{run.folder}: has no quantized stack, so that backend '{backend}' cannot run; "
+            f"make one with 'ashnets quantize {run.folder}' or use --backend float"
+        )
+    if run.quantized and backend == "float":
+        model = AshNet(run.config.model, len(run.answers))
+        model.load_state_dict(load_file(run.folder / "float.safetensors"))
+        return model.to(device).eval()
+    bundle = Bundle(run.config, len(run.answers))
+    bundle.load_state_dict(best_checkpoint(run.folder).evaluated_weights())
+    model = bundle.model.to(device).eval()
+    if backend not in ("float", "qat"):
+        from hw.bridge.module import SpikeBridge
+        from hw.simulate import open_backend
+
+        model.abstract.stack = SpikeBridge(open_backend(backend, run_program(run)))
+    return model
+
+
+def run_program(run: Run) -> SpikingProgram:
+    """The integer program of a finished quantized run."""
+    folder = run.folder / "program"
+    if not folder.exists():
+        raise UserError(f"{run.folder}: has no program yet; finish it with 'ashnets quantize --resume {run.folder}'")
+    return load_program(folder)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """'auto' is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda' was asked for, but torch sees no GPU; use --device cpu or mend the driver ('ashnets doctor')")
+    return torch.device(name)

@@ -1,0 +1,93 @@
+"""The stages of the line, each a function whose result is a run on disk: pretrain -> finetune -> quantize."""
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from ashnets.text import train_tokenizer
+from hw.errors import UserError
+from hw.program_file import save_program
+from train.checkpoint import best_checkpoint, newest_checkpoint
+from train.config import RunConfig, qat_recipe
+from train.data import ImageTextData, answer_vocabulary, load
+from train.loop import Report, Trainer
+from train.run import Bundle, Run, create_run, open_run
+
+log = logging.getLogger(__name__)
+
+
+def load_split(run: Run, split: str) -> ImageTextData:
+    """A split of the run's data set at the model's image size."""
+    return load(run.config.train.dataset, split, run.config.model.concrete.image_size)
+
+
+def new_run(folder: Path, config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
+    """A run that was not trained yet. Without a tokenizer, one is learned from the training texts of `tokenizer_data`."""
+    size = config.model.concrete.image_size
+    data = load(config.train.dataset, "train", size)
+    if tokenizer is None:
+        sources = (load(name, "train", size) for name in config.train.tokenizer_data)
+        texts = (text for source in sources for i in range(len(source)) for text in source.texts(i))
+        tokenizer = train_tokenizer(texts, config.model.text.vocabulary, config.model.text.length)
+    texts_count = sum(len(data.texts(i)) for i in range(len(data)))
+    summary = {"name": data.name, "images": len(data), "texts": texts_count, "fingerprint": data.fingerprint}
+    return create_run(folder, config, tokenizer, answer_vocabulary(data), summary)
+
+
+def train_run(run: Run, device: torch.device, report: Report | None = None, init: Run | None = None) -> Run:
+    """Train a run to its end, from its newest checkpoint or, before the first, from the best weights of `init`."""
+    data = load_split(run, "train")
+    if data.fingerprint != run.data["fingerprint"]:
+        raise UserError(
+            f"{run.folder}: data set '{data.name}' is not the one that the run started with (another version of its package?); "
+            "install the version of requirements.lock, or start a new run"
+        )
+    trainer = Trainer(run, data, load_split(run, "val"), device)
+    if init is not None and newest_checkpoint(run.folder) is None:
+        trainer.load_weights(best_checkpoint(init.folder).evaluated_weights())
+    trainer.train(report)
+    if run.quantized:
+        write_program(run)
+    return run
+
+
+def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
+    """A run that starts from the best weights of `source`, its stack folded and quantized. `config` has a quantizer."""
+    if source.quantized:
+        raise UserError(f"{source.folder}: is quantized already; pass the float run that it came from")
+    if config.quantizer is None:
+        raise UserError("a quantized run needs a quantizer, for example --quantizer int8")
+    weights = {k.removeprefix("model."): v for k, v in best_checkpoint(source.folder).evaluated_weights().items() if k.startswith("model.")}
+    return create_run(folder, config, source.tokenizer, source.answers, source.data, float_weights=weights)
+
+
+def qat_config(source: Run, steps: int | None = None) -> RunConfig:
+    """The default config of `source`'s quantized run."""
+    recipe = qat_recipe(source.config.train)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps, save_every=max(1, steps))
+    return replace(source.config, train=recipe, quantizer="int8")
+
+
+def write_program(run: Run) -> None:
+    """Lower the best checkpoint of a quantized run to `program/`, replacing an older one."""
+    from quantize import lower
+
+    bundle = Bundle(run.config, len(run.answers))
+    bundle.load_state_dict(best_checkpoint(run.folder).evaluated_weights())
+    folder = run.folder / "program"
+    if folder.exists():
+        shutil.rmtree(folder)
+    save_program(lower(bundle.model.abstract.stack), folder)
+
+
+def resume(folder: Path, device: torch.device, report: Report | None = None) -> Run:
+    """Go on with a run from its newest checkpoint, whatever kind it is."""
+    run = open_run(folder)
+    if newest_checkpoint(folder) is None:
+        raise UserError(f"{folder}: has no checkpoint to resume from; remove the folder and start it again")
+    return train_run(run, device, report)
