@@ -13,9 +13,11 @@ from ashnets.stack import SpikingStack
 
 
 class SpikeEncoder(nn.Module):
-    """Tokens F0 [B, L, D] -> spikes s_in [T, B, C, h, w]: each channel's value drives a CUBA-LIF neuron for T steps (direct coding).
+    """Tokens F0 [B, L, D] -> spikes s_in [T, B, C, h, w]: each channel's value drives a CUBA-LIF neuron for T steps
+    (direct coding).
 
-    Every sample is encoded on its own (layer norm over channels), so that the code of an image does not depend on its batch.
+    Every sample is encoded on its own (layer norm over channels), so that the code of an image does not depend on its
+    batch.
     """
 
     def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
@@ -32,7 +34,8 @@ class SpikeEncoder(nn.Module):
 
 
 class SpikeReadout(nn.Module):
-    """E = W_d sum_t w_t S_t: spikes [T, B, C', H', W'] or [T, B, N] -> E [B, L', D] with L' = H'W' or 1; w starts at 1/T."""
+    """E = W_d sum_t w_t S_t: spikes [T, B, C', H', W'] or [T, B, N] -> E [B, L', D] with L' = H'W' or 1; w starts at
+    1/T."""
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
@@ -47,7 +50,8 @@ class SpikeReadout(nn.Module):
 
 
 class SemanticAbstractEncoder(nn.Module):
-    """encoder -> stack -> readout. `stack` is the float stack, the quantized one or a bridge; nothing here asks which."""
+    """encoder -> stack -> readout. `stack` is the float stack, the quantized one or a bridge; nothing here asks
+    which."""
 
     def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
         super().__init__()

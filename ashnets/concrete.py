@@ -1,5 +1,6 @@
 """Visual concrete encoder: an artificial network with continuous latents."""
 
+from itertools import pairwise
 from typing import Any
 
 from jaxtyping import Float
@@ -9,7 +10,8 @@ from ashnets.config import ModelConfig
 
 
 class ConvStem(nn.Module):
-    """Image [B, 3, H, W] -> tokens [B, L, D] by strided 3x3 convolutions with batch norm (Xiao et al. 2021, "Early Convolutions").
+    """Image [B, 3, H, W] -> tokens [B, L, D] by strided 3x3 convolutions with batch norm (Xiao et al. 2021, "Early
+    Convolutions").
 
     Takes the place of timm's `PatchEmbed`, whose keywords it accepts; the patch size is the product of the strides.
     """
@@ -18,7 +20,7 @@ class ConvStem(nn.Module):
         super().__init__()
         sizes = (in_chans, *stem, embed_dim)
         blocks: list[nn.Module] = []
-        for i, o in zip(sizes[:-1], sizes[1:], strict=True):
+        for i, o in pairwise(sizes):
             blocks += [nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks[:-1])
         side = img_size // 2 ** (len(stem) + 1)
@@ -30,7 +32,8 @@ class ConvStem(nn.Module):
 
 
 class VisualConcreteEncoder(nn.Module):
-    """Image -> F0 [B, L, D], what the stem sees, and F [B, L, D], what the transformer makes of it. A Vision Transformer of timm.
+    """Image -> F0 [B, L, D], what the stem sees, and F [B, L, D], what the transformer makes of it. A Vision
+    Transformer of timm.
 
     `grid` is (h, w) with h * w = L. A class token, where the backbone has one, is dropped from F.
     """
@@ -42,21 +45,24 @@ class VisualConcreteEncoder(nn.Module):
 
         c = config.concrete
         if c.backbone == "conv_stem":
-            self.vit = VisionTransformer(
+            self.vit: Any = VisionTransformer(
                 img_size=c.image_size,
                 embed_dim=config.width,
                 depth=c.depth,
                 num_heads=c.heads,
                 num_classes=0,
+                proj_drop_rate=c.dropout,
                 class_token=False,
                 global_pool="avg",
                 fc_norm=False,
                 embed_layer=lambda **kwargs: ConvStem(c.stem, **kwargs),
             )
         else:
-            self.vit = timm.create_model(c.backbone, img_size=c.image_size, num_classes=0)
+            self.vit = timm.create_model(c.backbone, img_size=c.image_size, num_classes=0, proj_drop_rate=c.dropout)
         if self.vit.embed_dim != config.width:
-            raise ValueError(f"backbone {c.backbone} is {self.vit.embed_dim} wide, the model is {config.width}; set width to match")
+            raise ValueError(
+                f"backbone {c.backbone} is {self.vit.embed_dim} wide, the model is {config.width}; set width to match"
+            )
         self.grid: tuple[int, int] = self.vit.patch_embed.grid_size
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:

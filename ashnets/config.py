@@ -6,14 +6,17 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConcreteConfig:
-    """Visual concrete encoder. backbone 'conv_stem' is a small ViT of timm behind a convolutional stem; any other name is timm's."""
+    """Visual concrete encoder. backbone 'conv_stem' is a small ViT of timm behind a convolutional stem; any other
+    name is timm's."""
 
     image_size: int = 64
     backbone: str = "conv_stem"
     depth: int = 2
     heads: int = 4
+    dropout: float = 0.0
     stem: tuple[int, ...] = (24, 48)
-    """Channels of the stem's stride-2 convolutions in front of the last one, which has stride 2 and the model's width."""
+    """Channels of the stem's stride-2 convolutions in front of the last one, which has stride 2 and the model's
+    width."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

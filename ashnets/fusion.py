@@ -9,8 +9,8 @@ from ashnets.config import ModelConfig
 
 
 class Fusion(nn.Module):
-    """V' = F + r E with r learned (GSHN, arXiv 2501.19069). E has one token for the whole image, or a grid of its own that is
-    enlarged to F's by its nearest token. r = 0 is the artificial network alone."""
+    """V' = F + r E with r learned (GSHN, arXiv 2501.19069). E has one token for the whole image, or a grid of its own
+    that is enlarged to F's by its nearest token. r = 0 is the artificial network alone."""
 
     def __init__(self, grid: tuple[int, int], spike_grid: tuple[int, ...]) -> None:
         super().__init__()
@@ -24,7 +24,8 @@ class Fusion(nn.Module):
 
 
 class CrossModalEncoder(nn.Module):
-    """Text tokens W [M, N, D] attend to themselves and to visual tokens V' [M, L, D]: pre-norm transformer decoder layers of torch."""
+    """Text tokens W [M, N, D] attend to themselves and to visual tokens V' [M, L, D]: pre-norm transformer decoder
+    layers of torch."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -18,8 +18,8 @@ from ashnets.text import TextEncoder
 class Inputs:
     """One batch on its device. Texts are captions or questions; several may belong to one image.
 
-    images [B, 3, H, W], normalised; view the same images augmented anew, or None; ids, padding [M, N]; text_image [M] the index of
-    each text's image; image_ids [B], equal for images that are the same; answers [M], or None.
+    images [B, 3, H, W], normalised; view the same images augmented anew, or None; ids, padding [M, N]; text_image [M]
+    the index of each text's image; image_ids [B], equal for images that are the same; answers [M], or None.
     """
 
     images: Float[Tensor, "B 3 H W"]
@@ -44,9 +44,11 @@ class Vision:
 
 
 class AshNet(nn.Module):
-    """Concrete (ANN) and abstract (SNN) visual encoders, text encoder, cross-modal encoder, heads for retrieval and VQA.
+    """Concrete (ANN) and abstract (SNN) visual encoders, text encoder, cross-modal encoder, heads for retrieval and
+    VQA.
 
-    `model.abstract.stack` may be replaced by a quantized stack or a `SpikeBridge` of the same shapes.
+    answers: size of the answer vocabulary; 0 for a model that only retrieves. `model.abstract.stack` may be replaced
+    by a quantized stack or a `SpikeBridge` of the same shapes.
     """
 
     def __init__(self, config: ModelConfig, answers: int) -> None:
@@ -59,7 +61,7 @@ class AshNet(nn.Module):
         self.cross = CrossModalEncoder(config)
         self.image_head = EmbeddingHead(config)
         self.text_head = EmbeddingHead(config)
-        self.answer_head = AnswerHead(config, answers)
+        self.answer_head = AnswerHead(config, answers) if answers else None
 
     def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:
         f0, f = self.concrete(images)
@@ -78,6 +80,8 @@ class AshNet(nn.Module):
 
     def answer(self, w: Tensor, padding: Tensor, v: Tensor) -> Float[Tensor, "M A"]:
         """Answer logits of texts W [M, N, D] about visual tokens V' [M, L, D], one row for each text."""
+        if self.answer_head is None:
+            raise ValueError("this model has no answers to choose from; build it with the size of an answer vocabulary")
         return self.answer_head(self.cross(w, padding, v)[:, 0])
 
 

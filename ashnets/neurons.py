@@ -5,8 +5,8 @@
     s[t] = 1 if v[t] > v_th else 0
     v[t] = 0 where s[t] = 1
 
-Time is dimensionless steps, states start at zero. The integer form that the chip runs is `hw.program`; it follows the same letters.
-Source of the neuron: Davies et al. 2018 (Loihi), as Lava's `LIF` process implements it.
+Time is dimensionless steps, states start at zero. The integer form that the chip runs is `hw.program`; it follows the
+same letters. Source of the neuron: Davies et al. 2018 (Loihi), as Lava's `LIF` process implements it.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ from ashnets.surrogate import SURROGATES, Surrogate
 
 
 class LIFParams(NamedTuple):
-    """decay_u, decay_v: d_u, d_v in (0, 1]; v_th > 0; bias: b. Each broadcasts against one step x[t] of shape [B, ...]."""
+    """decay_u, decay_v: d_u, d_v in (0, 1]; v_th > 0; bias: b. Each broadcasts against one step x[t] of shape [B,
+    ...]."""
 
     decay_u: Tensor
     decay_v: Tensor
@@ -50,8 +51,8 @@ class _Spike(torch.autograd.Function):
 def cuba_lif_step(x: Tensor, state: LIFState, p: LIFParams, surrogate: Surrogate) -> tuple[Tensor, LIFState]:
     """One step of the equations above: x [B, ...] -> spikes [B, ...] in {0, 1} and the next state.
 
-    The reset is not differentiated (no gradient flows through the spike into the reset). This is the readable truth that the
-    fast form below is tested against.
+    The reset is not differentiated (no gradient flows through the spike into the reset). This is the readable truth
+    that the fast form below is tested against.
     """
     u = (1 - p.decay_u) * state.u + x
     v = (1 - p.decay_v) * state.v + u + p.bias
@@ -69,7 +70,9 @@ def cuba_lif_loop(x: Float[Tensor, "T B *rest"], p: LIFParams, surrogate: Surrog
     return torch.stack(spikes)
 
 
-def cuba_lif_backward(grad_s: Tensor, u: Tensor, v: Tensor, p: LIFParams, surrogate: Surrogate) -> tuple[Tensor, LIFParams]:
+def cuba_lif_backward(
+    grad_s: Tensor, u: Tensor, v: Tensor, p: LIFParams, surrogate: Surrogate
+) -> tuple[Tensor, LIFParams]:
     """Backpropagation through the T steps. u and v [T, B, ...] are the forward's states, v before its reset.
 
         g_v[t] = g_s[t] s'(v[t] - v_th) + (1 - d_v) g_v[t+1] [v[t] <= v_th]      g_u[t] = g_v[t] + (1 - d_u) g_u[t+1]
@@ -131,6 +134,8 @@ class CubaLIF(nn.Module):
     >>> CubaLIF(3)(torch.ones(4, 2, 3)).shape
     torch.Size([4, 2, 3])
     """
+
+    v_th: Tensor
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""The spiking stack: the part that goes to the chip. Binary spikes in, binary spikes out, [T, B, ...] -> [T, B, ...]."""
+"""The spiking stack: the part that goes to the chip. Binary spikes in, binary spikes out, [T, B, ...] -> [T, B,
+...]."""
 
 from collections import OrderedDict
 
@@ -13,9 +14,13 @@ from ashnets.neurons import CubaLIF
 class FoldableNorm(nn.Module):
     """x -> gain * x / rms(x), rms over everything but the channel axis 1; running statistics in evaluation.
 
-    There is no centring on purpose: a mean taken off the synaptic input is filtered by the current's decay, so that it cannot be
-    folded into a bias of the membrane exactly. A pure scale folds into the weights, and the neuron has a bias of its own.
+    There is no centring on purpose: a mean taken off the synaptic input is filtered by the current's decay, so that
+    it cannot be folded into a bias of the membrane exactly. A pure scale folds into the weights, and the neuron has a
+    bias of its
+    own.
     """
+
+    mean_square: Tensor
 
     def __init__(self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
@@ -51,7 +56,8 @@ class SpikingLayer(nn.Module):
 
 
 class SpikingStack(nn.Module):
-    """Convolutional, then dense CUBA-LIF layers; `layers` holds them by name, with an `nn.Flatten` between the two kinds.
+    """Convolutional, then dense CUBA-LIF layers; `layers` holds them by name, with an `nn.Flatten` between the two
+    kinds.
 
     input_shape: (C, H, W) of one step.    output_shape: (C', H', W') or (N,).
     """
@@ -92,7 +98,7 @@ class SpikingStack(nn.Module):
 def layer_spikes(stack: nn.Module, s: Tensor) -> dict[str, Tensor]:
     """Spikes [T, B, ...] of each layer with neurons, by name, of a float or quantized stack."""
     kept = {}
-    for name, layer in stack.layers.named_children():
+    for name, layer in stack.get_submodule("layers").named_children():
         s = layer(s)
         if not isinstance(layer, nn.Flatten):
             kept[name] = s

@@ -13,7 +13,8 @@ PAD, CLS, SEP, MASK = "[PAD]", "[CLS]", "[SEP]", "[MASK]"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, length: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of at most `vocabulary` entries learned from `texts`, cutting and padding to `length` tokens.
+    """A byte-level BPE tokenizer of at most `vocabulary` entries learned from `texts`, cutting and padding to
+    `length` tokens.
 
     Bytes are its alphabet, so that any script can be encoded. Every text starts with [CLS] and ends with [SEP].
     """

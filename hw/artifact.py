@@ -1,7 +1,8 @@
-"""Artifacts on disk: a folder that is there whole or not at all, with the SHA-256 and size of each of its files in `manifest.json`.
+"""Artifacts on disk: a folder that is there whole or not at all, with the SHA-256 and size of each of its files in
+`manifest.json`.
 
-A folder is built under a temporary name beside its place, synced file by file, and renamed; the manifest is written last. Loading
-checks every hash, so that a flipped bit is found before a weight is used.
+A folder is built under a temporary name beside its place, synced file by file, and renamed; the manifest is written
+last. Loading checks every hash, so that a flipped bit is found before a weight is used.
 """
 
 import hashlib
@@ -49,7 +50,9 @@ def staged_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place or mend its permissions") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); choose another place or mend its permissions"
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -77,7 +80,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; is the folder complete and the path right?") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); restore the file or make the folder anew") from error
+        raise UserError(
+            f"{path}: cannot be read as JSON ({error}); restore the file or make the folder anew"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +96,17 @@ class Artifact:
 
 @contextmanager
 def staged_artifact(folder: Path, kind: str, meta: dict[str, Any]) -> Iterator[Path]:
-    """Yield an empty folder to fill; when the block succeeds it becomes `folder` with its manifest. An existing one is refused."""
+    """Yield an empty folder to fill; when the block succeeds it becomes `folder` with its manifest. An existing one
+    is refused."""
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another folder or remove it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place or mend its permissions") from error
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); choose another place or mend its permissions"
+        ) from error
     try:
         yield temporary
         files = {}
@@ -116,15 +124,22 @@ def staged_artifact(folder: Path, kind: str, meta: dict[str, Any]) -> Iterator[P
 
 
 def open_artifact(folder: Path, kind: str) -> Artifact:
-    """Check `folder` against its manifest and return it. `UserError` names the file that is missing, changed or foreign."""
+    """Check `folder` against its manifest and return it. `UserError` names the file that is missing, changed or
+    foreign."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; check the path")
     path = folder / MANIFEST
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("meta"), dict):
+    if (
+        not isinstance(manifest, dict)
+        or not isinstance(manifest.get("files"), dict)
+        or not isinstance(manifest.get("meta"), dict)
+    ):
         raise UserError(f"{path}: not a manifest of ours (no 'files' and 'meta'); make the folder anew")
     if manifest.get("schema") != SCHEMA:
-        raise UserError(f"{path}: schema {manifest.get('schema')!r}, this version reads {SCHEMA}; use the version that wrote it")
+        raise UserError(
+            f"{path}: schema {manifest.get('schema')!r}, this version reads {SCHEMA}; use the version that wrote it"
+        )
     if manifest.get("kind") != kind:
         raise UserError(f"{path}: a folder of kind {manifest.get('kind')!r}, expected {kind!r}; pass the right folder")
     for name, entry in manifest["files"].items():
@@ -135,8 +150,12 @@ def open_artifact(folder: Path, kind: str) -> Artifact:
 def _check_file(folder: Path, name: str, entry: Any) -> None:
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
-        raise UserError(f"{folder / MANIFEST}: file {name!r} points outside the folder; refuse it, or make the folder anew")
+        raise UserError(
+            f"{folder / MANIFEST}: file {name!r} points outside the folder; refuse it, or make the folder anew"
+        )
     if not path.is_file():
         raise UserError(f"{path}: listed in the manifest and missing; restore it or make the folder anew")
     if not isinstance(entry, dict) or path.stat().st_size != entry.get("bytes") or sha256(path) != entry.get("sha256"):
-        raise UserError(f"{path}: differs from the SHA-256 in its manifest (corrupt); restore it or make the folder anew")
+        raise UserError(
+            f"{path}: differs from the SHA-256 in its manifest (corrupt); restore it or make the folder anew"
+        )

@@ -1,8 +1,8 @@
 """Every hardware constant that we rely on, each with its source.
 
 Sources:
-    [lava]   lava-nc 0.10.0, `lava/proc/lif/models.py` and `lava/proc/dense/process.py` (bit-accurate models and docstrings)
-    [brian2] brian2-loihi, `brian2_loihi/neurongroup.py` (Loihi 1 ranges)
+    [lava]   lava-nc 0.10.0, `lava/proc/lif/models.py` and `lava/proc/dense/process.py` (bit-accurate models and
+    docstrings) [brian2] brian2-loihi, `brian2_loihi/neurongroup.py` (Loihi 1 ranges)
     [netx]   lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py` and `utils.py`
 """
 

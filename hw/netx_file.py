@@ -1,7 +1,8 @@
 """Write a program as the HDF5 `.net` file that lava-dl's netx reads, with h5py alone.
 
-Layout (lava-dl 0.6.0, `netx/hdf5.py`): `/layer/<i>/type`, `shape`, `weight`, `bias`, conv geometry in (H, W) order, and the group
-`neuron/` with `type`, `iDecay`, `vDecay`, `vThMant`. The file holds no exponents: netx derives them from the weights.
+Layout (lava-dl 0.6.0, `netx/hdf5.py`): `/layer/<i>/type`, `shape`, `weight`, `bias`, conv geometry in (H, W) order,
+and the group `neuron/` with `type`, `iDecay`, `vDecay`, `vThMant`. The file holds no exponents: netx derives them
+from the weights.
 """
 
 import os
@@ -24,10 +25,8 @@ def dense_as_netx_stores_it(weight: np.ndarray) -> tuple[np.ndarray, int]:
     """
     low, high = int(weight.min()), int(weight.max())
     mixed = low < 0 <= high
-    if mixed:
-        ratio = min(127 / high if high else np.inf, -128 / low)
-    else:
-        ratio = -256 / low if high < 0 else 255 / high
+    one_sign = -256 / low if high < 0 else 255 / high if high else np.inf
+    ratio = min(127 / high if high else np.inf, -128 / low) if mixed else one_sign
     scale_bits = int(np.floor(np.log2(ratio))) + mixed
     shared_bits = next((n for n in range(8, 0, -1) if not np.any(weight % (1 << n))), 0)
     stored = weight << scale_bits if scale_bits >= 0 else np.zeros_like(weight)
@@ -56,9 +55,13 @@ def write_net(program: SpikingProgram, path: str | os.PathLike[str]) -> Path:
 def _check_exact(layer: Conv | Dense) -> None:
     what = f"layer '{layer.name}'"
     if layer.weight_exp:
-        raise UserError(f"{what}: weight_exp is {layer.weight_exp}, a .net file holds none; absorb it into the threshold")
+        raise UserError(
+            f"{what}: weight_exp is {layer.weight_exp}, a .net file holds none; absorb it into the threshold"
+        )
     if layer.bias_mant.any() and layer.bias_exp != NETX_BIAS_EXP:
-        raise UserError(f"{what}: bias_exp is {layer.bias_exp}, netx runs every layer with {NETX_BIAS_EXP}; rescale the bias")
+        raise UserError(
+            f"{what}: bias_exp is {layer.bias_exp}, netx runs every layer with {NETX_BIAS_EXP}; rescale the bias"
+        )
     for key in ("decay_u_int", "decay_v_int", "v_th_mant"):
         if getattr(layer, key).ndim:
             raise UserError(f"{what}: {key} differs by channel, a .net file holds one per layer; share it")

@@ -1,6 +1,7 @@
 """`SpikingProgram`: a spiking network as the chip holds it, in integers and nothing else.
 
-One time step of a layer with input spikes `s` in {0, 1}, all arithmetic on integers (bit-exact with Lava's `fixed_pt` models):
+One time step of a layer with input spikes `s` in {0, 1}, all arithmetic on integers (bit-exact with Lava's `fixed_pt`
+models):
 
     a = (W s) << weight_exp                                   (>> for a negative exponent, rounding down)
     u = trunc(u (4096 - decay_u_int) / 4096) + (a << 6)       u wraps once beyond +-2**23
@@ -72,7 +73,8 @@ class Dense(Synaptic):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conv(Synaptic):
-    """2-d convolution: weight_int [out, in / groups, kH, kW], input (in, H, W), output (out, H', W'). Pairs are (H, W)."""
+    """2-d convolution: weight_int [out, in / groups, kH, kW], input (in, H, W), output (out, H', W'). Pairs are (H,
+    W)."""
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
@@ -101,7 +103,9 @@ class Conv(Synaptic):
             for size, k, s, p, d in zip(shape[1:], kernel, self.stride, self.padding, self.dilation, strict=True)
         )
         if min(grid) < 1:
-            raise UserError(f"layer '{self.name}': a {kernel} kernel does not fit its input {shape}; pad it or shrink it")
+            raise UserError(
+                f"layer '{self.name}': a {kernel} kernel does not fit its input {shape}; pad it or shrink it"
+            )
         return (out, *grid)
 
 
@@ -120,7 +124,8 @@ Layer = Conv | Dense | Flatten
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpikingProgram:
-    """An ordered chain of layers. `input_shape` is one step's (C, H, W) or (N,); `steps` is T, the length of a sample."""
+    """An ordered chain of layers. `input_shape` is one step's (C, H, W) or (N,); `steps` is T, the length of a
+    sample."""
 
     input_shape: Shape
     steps: int

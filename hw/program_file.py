@@ -1,4 +1,5 @@
-"""A program on disk: a folder with `program.json` (structure), `weights.safetensors` (integers) and a manifest with their hashes."""
+"""A program on disk: a folder with `program.json` (structure), `weights.safetensors` (integers) and a manifest with
+their hashes."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -66,5 +67,7 @@ def read_program(folder: Path) -> SpikingProgram:
 def _layer(entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> Layer:
     kind = _LAYERS[entry["type"]]
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != "type"}
-    arrays = {item.name: tensors[f"{entry['name']}.{item.name}"] for item in fields(kind) if item.name not in values}
+    arrays: dict[str, Any] = {
+        item.name: tensors[f"{entry['name']}.{item.name}"] for item in fields(kind) if item.name not in values
+    }
     return kind(**values, **arrays)

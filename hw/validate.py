@@ -29,21 +29,26 @@ def validate(program: SpikingProgram) -> SpikingProgram:
 def _layer_problems(layer: Conv | Dense):
     weight = layer.weight_int
     low, high = int(weight.min()), int(weight.max())
-    mixed_odd = low < 0 < high and np.any(weight % 2) and (low < loihi.SIGNED_WEIGHT_MIN or high > loihi.SIGNED_WEIGHT_MAX)
+    mixed_odd = (
+        low < 0 < high and np.any(weight % 2) and (low < loihi.SIGNED_WEIGHT_MIN or high > loihi.SIGNED_WEIGHT_MAX)
+    )
     if low < loihi.WEIGHT_MIN or high > loihi.WEIGHT_MAX or mixed_odd:
         yield (
             f"weights span [{low}, {high}], Loihi holds 8 bits ([-128, 127], or even values in [-256, 254]); "
             "quantize with bits=8 (lava-nc weightutils)"
         )
     if not weight.any():
-        yield "all weights are zero, which netx cannot scale (OverflowError); train longer or drop the layer (lava-dl netx)"
+        yield "all weights are zero, which netx cannot scale; train longer or drop the layer (lava-dl netx)"
     if layer.weight_exp and isinstance(layer, Conv):
-        yield f"conv weight_exp is {layer.weight_exp}, Lava's conv has none; absorb it into the threshold (lava-nc conv)"
+        yield f"weight_exp is {layer.weight_exp}, Lava's conv has none; absorb it into the threshold (lava-nc)"
     if not -8 <= layer.weight_exp <= 7:
         yield f"weight_exp is {layer.weight_exp}, Loihi holds -8..7; rescale the layer (Loihi 1, nengo-loihi)"
     fan_in = int(np.abs(weight).reshape(layer.channels, -1).sum(1).max())
     if fan_in << max(layer.weight_exp, 0) >= loihi.STATE_LIMIT:
-        yield f"the largest sum of |weight| of one neuron is {fan_in}, its input must stay below 2**23; use fewer inputs or weight bits"
+        yield (
+            f"the largest sum of |weight| of one neuron is {fan_in}, its input must stay below 2**23; "
+            "use fewer inputs or weight bits (24-bit states, lava-nc)"
+        )
     for key, limits, source in (
         ("decay_u_int", (1, loihi.DECAY_UNITY), "brian2-loihi; 0 is netx's -1"),
         ("decay_v_int", (0, loihi.DECAY_UNITY), "brian2-loihi"),

@@ -1,4 +1,5 @@
-"""From the float spiking stack to integers: Brevitas quantizers, folding, QAT whose forward pass is the chip's recursion, lowering."""
+"""From the float spiking stack to integers: Brevitas quantizers, folding, QAT whose forward pass is the chip's
+recursion, lowering."""
 
 from quantize.lower import lower
 from quantize.qat import QuantizedStack

@@ -1,12 +1,14 @@
 """Convolution and product of integers held in floats, exact whatever algorithm the device picks.
 
-Forward in float64 and rounded: TF32, Winograd and FFT kernels come nowhere near an error of one half there. Backward in float32.
+Forward in float64 and rounded: TF32, Winograd and FFT kernels come nowhere near an error of one half there. Backward
+in float32.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.nn.grad as conv_grad
 from torch import Tensor, nn
 
 
@@ -22,8 +24,8 @@ class _ExactConv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         geometry = (ctx.layer.stride, ctx.layer.padding, ctx.layer.dilation, ctx.layer.groups)
-        grad_x = torch.nn.grad.conv2d_input(x.shape, weight, grads[0], *geometry) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.nn.grad.conv2d_weight(x, weight.shape, grads[0], *geometry) if ctx.needs_input_grad[1] else None
+        grad_x = conv_grad.conv2d_input(x.shape, weight, grads[0], *geometry) if ctx.needs_input_grad[0] else None
+        grad_weight = conv_grad.conv2d_weight(x, weight.shape, grads[0], *geometry) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None
 
 

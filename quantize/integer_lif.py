@@ -1,4 +1,5 @@
-"""CUBA-LIF on integers inside torch: the forward pass is the chip's recursion (`hw.program`), the backward pass is the real neuron's.
+"""CUBA-LIF on integers inside torch: the forward pass is the chip's recursion (`hw.program`), the backward pass is
+the real neuron's.
 
 Real and integer units of one layer with weight scale 2**e:
 
@@ -17,7 +18,8 @@ from hw import loihi
 
 
 class IntegerLIFParams(NamedTuple):
-    """decay_u_int, decay_v_int, v_th_mant, bias_mant: int64, each [] or shaped to broadcast against one step [B, ...]."""
+    """decay_u_int, decay_v_int, v_th_mant, bias_mant: int64, each [] or shaped to broadcast against one step [B,
+    ...]."""
 
     decay_u_int: Tensor
     decay_v_int: Tensor
@@ -41,7 +43,12 @@ def quantize_params(p: LIFParams, scale: Tensor) -> IntegerLIFParams:
 
 def dequantize_params(q: IntegerLIFParams, scale: Tensor, like: LIFParams) -> LIFParams:
     """The real values that the integers stand for."""
-    values = (q.decay_u_int / loihi.DECAY_UNITY, q.decay_v_int / loihi.DECAY_UNITY, q.v_th_mant * scale, q.bias_mant * scale)
+    values = (
+        q.decay_u_int / loihi.DECAY_UNITY,
+        q.decay_v_int / loihi.DECAY_UNITY,
+        q.v_th_mant * scale,
+        q.bias_mant * scale,
+    )
     return LIFParams(*(value.to(old.dtype) for value, old in zip(values, like, strict=True)))
 
 
@@ -86,7 +93,8 @@ class _IntegerLIF(torch.autograd.Function):
 def integer_cuba_lif(
     a: Float[Tensor, "T B *rest"], scale: Float[Tensor, ""], p: LIFParams, surrogate: Surrogate
 ) -> Float[Tensor, "T B *rest"]:
-    """Spikes of the integer recursion for summed inputs `a` (whole numbers), with gradients to `a` and to the real parameters.
+    """Spikes of the integer recursion for summed inputs `a` (whole numbers), with gradients to `a` and to the real
+    parameters.
 
     The parameters are rounded to the chip's grid inside (straight-through: the gradient passes the rounding unchanged).
     """

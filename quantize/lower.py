@@ -1,5 +1,7 @@
 """From the quantized stack to the integers that the chip holds."""
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ def lower(stack: QuantizedStack) -> SpikingProgram:
 
 def _lower_layer(name: str, layer: QuantizedLayer) -> Layer:
     weight_int, neuron = layer.integers()
-    common = {
+    common: dict[str, Any] = {
         "name": name,
         "weight_int": _numpy(weight_int),
         "decay_u_int": _numpy(neuron.decay_u_int),
@@ -29,7 +31,7 @@ def _lower_layer(name: str, layer: QuantizedLayer) -> Layer:
     }
     synapse = layer.synapse
     if isinstance(synapse, nn.Conv2d):
-        geometry = {key: tuple(getattr(synapse, key)) for key in ("stride", "padding", "dilation")}
+        geometry: dict[str, Any] = {key: tuple(getattr(synapse, key)) for key in ("stride", "padding", "dilation")}
         return Conv(**common, **geometry, groups=synapse.groups)
     return Dense(**common)
 

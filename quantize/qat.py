@@ -1,8 +1,9 @@
-"""The quantized stack: Brevitas weights, integer neurons, and the same signature as the float stack, spikes -> spikes."""
+"""The quantized stack: Brevitas weights, integer neurons, and the same signature as the float stack, spikes ->
+spikes."""
 
 from collections import OrderedDict
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from brevitas.nn import QuantConv2d, QuantLinear
@@ -17,7 +18,8 @@ from quantize.quantizers import WEIGHT_QUANTIZERS
 
 
 class LayerIntegers(NamedTuple):
-    """What the chip gets of one layer: weight_int in the layer's shape, neuron parameters [] or [channels], all int64."""
+    """What the chip gets of one layer: weight_int in the layer's shape, neuron parameters [] or [channels], all
+    int64."""
 
     weight_int: Tensor
     neuron: IntegerLIFParams
@@ -26,7 +28,8 @@ class LayerIntegers(NamedTuple):
 class QuantizedLayer(nn.Module):
     """A `SpikingLayer` with its norm folded into a Brevitas weight, running the chip's integer recursion.
 
-    It starts from the float layer's weights, decays and biases (a post-training quantization) and is trained from there.
+    It starts from the float layer's weights, decays and biases (a post-training quantization) and is trained from
+    there.
     """
 
     def __init__(self, name: str, layer: SpikingLayer, quantizer: str) -> None:
@@ -35,17 +38,9 @@ class QuantizedLayer(nn.Module):
         quant = WEIGHT_QUANTIZERS[quantizer]
         synapse = layer.synapse
         if isinstance(synapse, nn.Conv2d):
-            self.synapse = QuantConv2d(
-                synapse.in_channels,
-                synapse.out_channels,
-                synapse.kernel_size,
-                stride=synapse.stride,
-                padding=synapse.padding,
-                dilation=synapse.dilation,
-                groups=synapse.groups,
-                bias=False,
-                weight_quant=quant,
-            )
+            keys = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+            geometry: dict[str, Any] = {key: getattr(synapse, key) for key in keys}
+            self.synapse = QuantConv2d(**geometry, bias=False, weight_quant=quant)
         else:
             self.synapse = QuantLinear(synapse.in_features, synapse.out_features, bias=False, weight_quant=quant)
         with torch.no_grad():
@@ -54,7 +49,9 @@ class QuantizedLayer(nn.Module):
     def weight(self) -> tuple[Tensor, Tensor]:
         """(weight_int, whole numbers in float32 with Brevitas' straight-through gradient; scale, a power of two)."""
         if not self.synapse.weight.detach().any():
-            raise UserError(f"layer '{self.name}': all weights are zero, so that they have no scale; train longer or drop the layer")
+            raise UserError(
+                f"layer '{self.name}': all weights are zero, so that they have no scale; train longer or drop the layer"
+            )
         quantized = self.synapse.quant_weight()
         scale = quantized.scale.detach()
         return quantized.value / scale, scale

@@ -2,8 +2,8 @@
 
     RUN/checkpoints/step-00000300/ {manifest.json, weights.safetensors, optimizer.safetensors, ema.safetensors}
 
-The manifest's meta holds the step and the history of evaluations, so that the best step is a function of the newest checkpoint and
-no second file can disagree with it. Kept are the two newest and the best.
+The manifest's meta holds the step and the history of evaluations, so that the best step is a function of the newest
+checkpoint and no second file can disagree with it. Kept are the two newest and the best.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hw.artifact import Artifact, open_artifact, staged_artifact
 from hw.errors import UserError
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """step: updates done. history: [{'step', 'score', ...metrics}], one entry per evaluated checkpoint, oldest first."""
+    """step: updates done. history: [{'step', 'score', ...metrics}], one entry per evaluated checkpoint, oldest
+    first."""
 
     folder: Path
     step: int
@@ -62,18 +63,24 @@ def save_checkpoint(run: Path, step: int, history: list[dict[str, Any]], tensors
     folder = _folder(run, step)
     with staged_artifact(folder, KIND, {"step": step, "history": history}) as temporary:
         for name, values in tensors.items():
-            save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, temporary / f"{name}.safetensors")
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in values.items()},
+                temporary / f"{name}.safetensors",
+            )
     saved = Checkpoint(folder=folder, step=step, history=history)
     keep = {*_folders(run)[-2:], _folder(run, saved.best_step)}
     for old in set(_folders(run)) - keep:
-        doomed = old.with_name(f".{old.name}.old")  # renamed first, so that a kill leaves no half folder under a real name
+        doomed = old.with_name(
+            f".{old.name}.old"
+        )  # renamed first, so that a kill leaves no half folder under a real name
         old.rename(doomed)
         shutil.rmtree(doomed)
     return saved
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over with a warning. None where there is none at all."""
+    """The newest checkpoint that is whole; damaged ones are passed over with a warning. None where there is none at
+    all."""
     folders = _folders(run)
     for folder in reversed(folders):
         try:
@@ -100,17 +107,23 @@ def clear_leftovers(run: Path) -> None:
         shutil.rmtree(path)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> Tensors:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> Tensors:
     """The optimiser's state by parameter name: '<name>|<key>'."""
-    return {f"{names[p]}|{key}": torch.as_tensor(value) for p, state in optimizer.state.items() for key, value in state.items()}
+    return {
+        f"{names[p]}|{key}": torch.as_tensor(value)
+        for p, state in optimizer.state.items()
+        for key, value in state.items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: Tensors) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: Tensors) -> None:
     """Inverse of `optimizer_tensors`."""
     by_name = {name: p for p, name in names.items()}
     for key, value in tensors.items():
         name, _, field = key.rpartition("|")
         if name not in by_name:
-            raise UserError(f"optimizer.safetensors: '{name}' is not a parameter of this run; the folder mixes two runs, restore it")
+            raise UserError(
+                f"optimizer.safetensors: '{name}' is not a parameter of this run; the folder mixes two runs, restore it"
+            )
         p = by_name[name]
         optimizer.state[p][field] = value if field == "step" else value.to(p.device)

@@ -1,4 +1,5 @@
-"""What a run is: a model, how it is trained, and whether its spiking stack is quantized. Frozen dataclasses, stored as JSON."""
+"""What a run is: a model, how it is trained, and whether its spiking stack is quantized. Frozen dataclasses, stored
+as JSON."""
 
 import dataclasses
 import types
@@ -37,6 +38,8 @@ class TrainConfig:
     """Decay of the averaged weights that are evaluated; 0 for none."""
     crop: float = 0.7
     """Smallest share of an image that a random crop keeps; 1 for no cropping."""
+    rotate: float = 0.0
+    """Largest random rotation in degrees, white behind it."""
     flip: bool = False
     """Mirror images at random. Wrong for data that says left and right."""
     save_every: int = 175
@@ -47,7 +50,8 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """quantizer: None for a float run, else a name of `quantize.quantizers.WEIGHT_QUANTIZERS`; then only the stack is trained."""
+    """quantizer: None for a float run, else a name of `quantize.quantizers.WEIGHT_QUANTIZERS`; then only the stack is
+    trained."""
 
     model: ModelConfig = field(default_factory=tiny)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -62,13 +66,27 @@ def pretrain_recipe() -> TrainConfig:
 def finetune_recipe() -> TrainConfig:
     """easy-VQA: answers from the cross-modal encoder."""
     return TrainConfig(
-        task="vqa", dataset="easy_vqa", objectives={"vqa": 1.0}, steps=900, batch=64, texts_per_image=4, flip=True, crop=0.8, save_every=300
+        task="vqa",
+        dataset="easy_vqa",
+        objectives={"vqa": 1.0},
+        steps=900,
+        batch=64,
+        texts_per_image=4,
+        flip=True,
+        crop=0.8,
+        save_every=300,
     )
 
 
 def qat_recipe(train: TrainConfig) -> TrainConfig:
     """From the recipe of the float run: the same task, a short run at a lower rate, the spiking stack alone."""
-    return replace(train, steps=max(1, train.steps // 6), lr=train.lr / 5, warmup=min(10, train.warmup), save_every=max(1, train.steps // 6))
+    return replace(
+        train,
+        steps=max(1, train.steps // 6),
+        lr=train.lr / 5,
+        warmup=min(10, train.warmup),
+        save_every=max(1, train.steps // 6),
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -103,7 +121,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return tuple(_value(h, v, where) for h, v in zip(inner, value, strict=True))
     if origin is dict and isinstance(value, dict):
         return {str(k): _value(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float and type(value) in (int, float):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value

@@ -1,6 +1,6 @@
 """Evaluate a model on a split: retrieval recalls or answer accuracy, with what its spikes did along the way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """metrics: name -> percent or rate. predictions: index of the answer given to each question, or of the nearest caption of each image."""
+    """metrics: name -> percent or rate. predictions: index of the answer given to each question, or of the nearest
+    caption of each image."""
 
     metrics: dict[str, float]
     predictions: np.ndarray
@@ -41,7 +42,7 @@ def image_batches(data: ImageTextData, samples: int | None = None) -> Iterator[r
         yield range(start, min(start + BATCH, total))
 
 
-def images_of(data: ImageTextData, indices: range, device: torch.device) -> Tensor:
+def images_of(data: ImageTextData, indices: Sequence[int], device: torch.device) -> Tensor:
     """Normalised images [B, 3, H, W]."""
     stacked = np.stack([data.image(i) for i in indices]).transpose(0, 3, 1, 2)
     return normalise(torch.from_numpy(np.ascontiguousarray(stacked)).to(device))
@@ -81,14 +82,15 @@ def evaluate_vqa(
 ) -> Evaluation:
     """Accuracy in percent over every question of the first `samples` images.
 
-    shuffle_images gives each question the picture of another image (the next one): what is left is what questions alone tell.
+    shuffle_images gives each question the picture of another image (the next one): what is left is what questions
+    alone tell.
     """
     device = next(model.parameters()).device
     index = {answer: i for i, answer in enumerate(answers)}
     predictions, targets, scores, rates = [], [], [], _Rates()
     for indices in image_batches(data, samples):
-        pictures = range(indices.start + 1, indices.stop + 1) if shuffle_images else indices
-        vision = model.vision(images_of(_Wrapped(data), pictures, device))
+        pictures = [(i + 1) % len(data) for i in indices] if shuffle_images else indices
+        vision = model.vision(images_of(data, pictures, device))
         rates.add(vision)
         texts = [text for i in indices for text in data.texts(i)]
         text_image = torch.tensor([k for k, i in enumerate(indices) for _ in data.texts(i)], device=device)
@@ -105,21 +107,17 @@ def evaluate_vqa(
     return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores))
 
 
-class _Wrapped:
-    """Image indices modulo the size of the data, for shifted pairs of image and question."""
-
-    def __init__(self, data: ImageTextData) -> None:
-        self.data = data
-
-    def image(self, i: int) -> np.ndarray:
-        return self.data.image(i % len(self.data))
-
-
 @torch.no_grad()
 def evaluate_retrieval(
-    model: AshNet, data: ImageTextData, tokenizer: Tokenizer, *, samples: int | None = None, progress: Progress | None = None
+    model: AshNet,
+    data: ImageTextData,
+    tokenizer: Tokenizer,
+    *,
+    samples: int | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
-    """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all their captions."""
+    """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all
+    their captions."""
     device = next(model.parameters()).device
     images, texts, text_image, ids, rates = [], [], [], [], _Rates()
     for indices in image_batches(data, samples):
@@ -136,10 +134,14 @@ def evaluate_retrieval(
     scores = (torch.cat(images) @ torch.cat(texts).T).float().cpu().numpy()
     metrics = recalls(scores, ids, np.array(text_image))
     mean = float(np.mean(list(metrics.values())))
-    return Evaluation(metrics={**metrics, "mean_recall": mean, **rates.metrics()}, predictions=scores.argmax(1), scores=scores)
+    return Evaluation(
+        metrics={**metrics, "mean_recall": mean, **rates.metrics()}, predictions=scores.argmax(1), scores=scores
+    )
 
 
-def evaluate(task: str, model: AshNet, data: ImageTextData, tokenizer: Tokenizer, answers: list[str], **options) -> Evaluation:
+def evaluate(
+    task: str, model: AshNet, data: ImageTextData, tokenizer: Tokenizer, answers: list[str], **options
+) -> Evaluation:
     """The task's evaluation; the model is left in the mode it was in."""
     training = model.training
     model.eval()

@@ -1,7 +1,8 @@
 """One loop for pre-training, fine-tuning and quantization-aware training.
 
-What happens in step k is a function of the config, the seed and k alone: the images, the texts drawn, the augmentation, dropout and the
-learning rate. So a checkpoint needs weights, optimiser state and k, and a resumed run ends with the same bits.
+What happens in step k is a function of the config, the seed and k alone: the images, the texts drawn, the
+augmentation, dropout and the learning rate. So a checkpoint needs weights, optimiser state and k, and a resumed run
+ends with the same bits.
 """
 
 import math
@@ -56,18 +57,21 @@ class Trainer:
         self.train_data, self.val_data = train_data, val_data
         torch.manual_seed(self.config.seed)
         self.bundle = Bundle(run.config, len(run.answers)).to(device)
-        self.names = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
+        self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
         vectors = [p for p in self.names if p.ndim < 2]
         matrices = [p for p in self.names if p.ndim >= 2]
-        groups = [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": self.config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=device.type == "cuda")
         self.ema: Tensors = {}
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.answer_index = {answer: i for i, answer in enumerate(run.answers)}
-        self.image_index: dict[str, int] = {}
+        self.images_by_id: dict[str, list[int]] = {}
         for i in range(len(train_data)):
-            self.image_index.setdefault(train_data.image_id(i), len(self.image_index))
+            self.images_by_id.setdefault(train_data.image_id(i), []).append(i)
         self.augment = self._augmentation(colour=False)
         self.augment_view = self._augmentation(colour=True)
 
@@ -76,6 +80,8 @@ class Trainer:
         steps: list[nn.Module] = []
         if self.config.crop < 1:
             steps.append(v2.RandomResizedCrop(size, scale=(self.config.crop, 1.0), ratio=(0.9, 1.1), antialias=True))
+        if self.config.rotate:
+            steps.append(v2.RandomAffine([-self.config.rotate, self.config.rotate], fill=255))
         if self.config.flip:
             steps.append(v2.RandomHorizontalFlip())
         if colour:
@@ -87,18 +93,21 @@ class Trainer:
         own = self.bundle.state_dict()
         fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
         if not any(k.startswith("model.concrete.") for k in fitting):
-            raise UserError("the weights to start from fit no layer of this model; use the same model preset as that run")
+            raise UserError(
+                "the weights to start from fit no layer of this model; use the same model preset as that run"
+            )
         self.bundle.load_state_dict(fitting, strict=False)
 
     def train(self, report: Report | None = None) -> None:
-        """Train to the end from the newest checkpoint; a checkpoint of step 0 is written first, so that a start is never lost."""
+        """Train to the end from the newest checkpoint; a checkpoint of step 0 is written first, so that a start is
+        never lost."""
         clear_leftovers(self.run.folder)
         checkpoint = newest_checkpoint(self.run.folder)
         if checkpoint:
             self._restore(checkpoint)
         elif self.config.ema:
             self.ema = {name: p.detach().clone() for p, name in self.names.items()}
-        with RunLog(self.run.folder, self.step) as log, deterministic(self.device):
+        with RunLog(self.run.folder, self.step) as log, Deterministic(self.device):
             if not checkpoint:
                 self._evaluate_and_save(log)
             while self.step < self.config.steps:
@@ -112,25 +121,24 @@ class Trainer:
                     self._evaluate_and_save(log)
 
     def inputs(self, step: int) -> Inputs:
-        """The batch of a step. Reseeds torch and numpy for it."""
+        """The batch of a step: distinct ids, one image of each, so that ids with many images weigh no more. Reseeds
+        torch and numpy."""
         rng = seed_step(self.config.seed, step)
-        batch = collate(
-            self.train_data,
-            batches(len(self.train_data), self.config.batch, self.config.seed, step),
-            rng,
-            self.config.texts_per_image,
-        )
+        ids = batches(len(self.images_by_id), self.config.batch, self.config.seed, step)
+        groups = list(self.images_by_id.values())
+        indices = [rng.choice(groups[i]) for i in ids]
+        batch = collate(self.train_data, indices, rng, self.config.texts_per_image)
         images = torch.from_numpy(batch.images)
         needs_view = any(o.needs_view for o in self.bundle.objectives.values())
-        ids, padding = encode_texts(self.run.tokenizer, batch.texts, self.device)
+        tokens, padding = encode_texts(self.run.tokenizer, batch.texts, self.device)
         answers = [self.answer_index[answer] for answer in batch.answers]
         return Inputs(
             images=self._augmented(self.augment, images),
             view=self._augmented(self.augment_view, images) if needs_view else None,
-            ids=ids,
+            ids=tokens,
             padding=padding,
             text_image=torch.from_numpy(batch.text_image).to(self.device),
-            image_ids=torch.tensor([self.image_index[i] for i in batch.image_ids], device=self.device),
+            image_ids=torch.from_numpy(ids).to(self.device),
             answers=torch.tensor(answers, device=self.device) if answers else None,
         )
 
@@ -174,8 +182,8 @@ class Trainer:
         for name, value in values.items():
             if not torch.isfinite(value):
                 raise UserError(
-                    f"step {self.step + 1}: {name} is {value.item()}, so that no update was made; the last checkpoint is whole. "
-                    f"Lower --train.lr (now {self.config.lr:g}) or --train.clip, and resume"
+                    f"step {self.step + 1}: {name} is {value.item()}, so that no update was made; "
+                    f"the last checkpoint is whole. Lower --train.lr (now {self.config.lr:g}) and resume"
                 )
 
     def _evaluate_and_save(self, log: RunLog) -> None:
@@ -204,7 +212,7 @@ def autocast(device: torch.device):
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-class deterministic:
+class Deterministic:
     """Deterministic kernels on the CPU while the block runs."""
 
     def __init__(self, device: torch.device) -> None:
@@ -213,7 +221,8 @@ class deterministic:
     def __enter__(self) -> None:
         self.before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(self.enabled)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        determinism: Any = torch.utils.deterministic
+        determinism.fill_uninitialized_memory = False  # costs time, and nothing reads it
 
     def __exit__(self, *_: object) -> None:
         torch.use_deterministic_algorithms(self.before)

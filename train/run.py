@@ -2,7 +2,8 @@
 
     RUN/ {manifest.json, tokenizer.json, [float.safetensors], checkpoints/, log.jsonl, tensorboard/, [program/]}
 
-A quantized run also holds the float weights that it started from (`float.safetensors`) and, when it is done, the program.
+A quantized run also holds the float weights that it started from (`float.safetensors`) and, when it is done, the
+program.
 """
 
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from torch import nn
 
 from ashnets.model import AshNet
 from ashnets.objectives import OBJECTIVES
+from ashnets.stack import SpikingStack
 from hw.artifact import open_artifact, staged_artifact
 from hw.errors import UserError
 from hw.program import SpikingProgram
 from hw.program_file import load_program
+from hw.simulate import BACKENDS, open_backend
+from quantize import QuantizedStack
 from train.checkpoint import best_checkpoint
 from train.config import RunConfig, from_dict, to_dict
 
@@ -27,7 +31,8 @@ KIND = "run"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """answers: the VQA vocabulary, in the order of the logits. data: what the run was trained on (name, images, texts, fingerprint)."""
+    """answers: the VQA vocabulary, in the order of the logits. data: what the run was trained on (name, images,
+    texts, fingerprint)."""
 
     folder: Path
     config: RunConfig
@@ -64,7 +69,9 @@ def open_run(folder: Path) -> Run:
     config = from_dict(RunConfig, meta.get("config"), f"{manifest}: config")
     answers, data = meta.get("answers"), meta.get("data")
     if not isinstance(answers, list) or not isinstance(data, dict):
-        raise UserError(f"{manifest}: 'answers' and 'data' are missing; the folder was not made by this program, make it anew")
+        raise UserError(
+            f"{manifest}: 'answers' and 'data' are missing; the folder was not made by this program, make it anew"
+        )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return Run(folder=folder, config=config, tokenizer=tokenizer, answers=answers, data=data)
 
@@ -84,9 +91,10 @@ class Bundle(nn.Module):
 
     def quantize(self, quantizer: str) -> None:
         """Replace the float stack by the quantized one that starts from its weights, and freeze everything else."""
-        from quantize import QuantizedStack
-
-        stack = QuantizedStack(self.model.abstract.stack, quantizer)
+        stack = self.model.abstract.stack
+        if not isinstance(stack, SpikingStack):
+            raise TypeError(f"only a float SpikingStack can be quantized, found {type(stack).__name__}")
+        stack = QuantizedStack(stack, quantizer)
         self.model.abstract.stack = stack
         self.requires_grad_(False)
         stack.requires_grad_(True)
@@ -97,6 +105,9 @@ def load_model(run: Run, backend: str, device: torch.device) -> AshNet:
 
     'float' and 'qat' are torch modules; every other name is a backend of `hw` behind a `SpikeBridge`.
     """
+    known = ("float", "qat", *BACKENDS)
+    if backend not in known:
+        raise UserError(f"backend '{backend}' is not known; choose one of {', '.join(known)}")
     if not run.quantized and backend != "float":
         raise UserError(
             f"{run.folder}: has no quantized stack, so that backend '{backend}' cannot run; "
@@ -111,10 +122,17 @@ def load_model(run: Run, backend: str, device: torch.device) -> AshNet:
     model = bundle.model.to(device).eval()
     if backend not in ("float", "qat"):
         from hw.bridge.module import SpikeBridge
-        from hw.simulate import open_backend
 
         model.abstract.stack = SpikeBridge(open_backend(backend, run_program(run)))
     return model
+
+
+def quantized_stack(model: AshNet) -> QuantizedStack:
+    """The model's stack, where it is the quantized one."""
+    stack = model.abstract.stack
+    if not isinstance(stack, QuantizedStack):
+        raise TypeError(f"expected a model with a QuantizedStack, found {type(stack).__name__}")
+    return stack
 
 
 def run_program(run: Run) -> SpikingProgram:
@@ -130,5 +148,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda' was asked for, but torch sees no GPU; use --device cpu or mend the driver ('ashnets doctor')")
+        raise UserError(
+            "device 'cuda' was asked for, but torch sees no GPU; use --device cpu or mend the driver ('ashnets doctor')"
+        )
     return torch.device(name)

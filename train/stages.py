@@ -11,11 +11,12 @@ from tokenizers import Tokenizer
 from ashnets.text import train_tokenizer
 from hw.errors import UserError
 from hw.program_file import save_program
+from quantize import lower
 from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, qat_recipe
 from train.data import ImageTextData, answer_vocabulary, load
 from train.loop import Report, Trainer
-from train.run import Bundle, Run, create_run, open_run
+from train.run import Bundle, Run, create_run, quantized_stack
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ def load_split(run: Run, split: str) -> ImageTextData:
 
 
 def new_run(folder: Path, config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
-    """A run that was not trained yet. Without a tokenizer, one is learned from the training texts of `tokenizer_data`."""
+    """A run that was not trained yet. Without a tokenizer, one is learned from the training texts of
+    `tokenizer_data`."""
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)
     if tokenizer is None:
@@ -43,8 +45,8 @@ def train_run(run: Run, device: torch.device, report: Report | None = None, init
     data = load_split(run, "train")
     if data.fingerprint != run.data["fingerprint"]:
         raise UserError(
-            f"{run.folder}: data set '{data.name}' is not the one that the run started with (another version of its package?); "
-            "install the version of requirements.lock, or start a new run"
+            f"{run.folder}: data set '{data.name}' is not the one that the run started with ; "
+            "install the package versions of requirements.lock, or start a new run"
         )
     trainer = Trainer(run, data, load_split(run, "val"), device)
     if init is not None and newest_checkpoint(run.folder) is None:
@@ -61,7 +63,11 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
         raise UserError(f"{source.folder}: is quantized already; pass the float run that it came from")
     if config.quantizer is None:
         raise UserError("a quantized run needs a quantizer, for example --quantizer int8")
-    weights = {k.removeprefix("model."): v for k, v in best_checkpoint(source.folder).evaluated_weights().items() if k.startswith("model.")}
+    weights = {
+        k.removeprefix("model."): v
+        for k, v in best_checkpoint(source.folder).evaluated_weights().items()
+        if k.startswith("model.")
+    }
     return create_run(folder, config, source.tokenizer, source.answers, source.data, float_weights=weights)
 
 
@@ -75,19 +81,15 @@ def qat_config(source: Run, steps: int | None = None) -> RunConfig:
 
 def write_program(run: Run) -> None:
     """Lower the best checkpoint of a quantized run to `program/`, replacing an older one."""
-    from quantize import lower
-
     bundle = Bundle(run.config, len(run.answers))
     bundle.load_state_dict(best_checkpoint(run.folder).evaluated_weights())
     folder = run.folder / "program"
     if folder.exists():
         shutil.rmtree(folder)
-    save_program(lower(bundle.model.abstract.stack), folder)
+    save_program(lower(quantized_stack(bundle.model)), folder)
 
 
-def resume(folder: Path, device: torch.device, report: Report | None = None) -> Run:
-    """Go on with a run from its newest checkpoint, whatever kind it is."""
-    run = open_run(folder)
-    if newest_checkpoint(folder) is None:
-        raise UserError(f"{folder}: has no checkpoint to resume from; remove the folder and start it again")
-    return train_run(run, device, report)
+def check_resumable(run: Run) -> None:
+    """`UserError` where a run was killed before its first checkpoint and cannot go on by itself."""
+    if newest_checkpoint(run.folder) is None:
+        raise UserError(f"{run.folder}: has no checkpoint to resume from; remove the folder and start it again")

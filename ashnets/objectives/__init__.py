@@ -1,4 +1,5 @@
-"""Training objectives, one file each, chosen and weighted by config. The registry names them; `tests` cover every entry.
+"""Training objectives, one file each, chosen and weighted by config. The registry names them; `tests` cover every
+entry.
 
 An objective is a module with parameters of its own: `objective(model, inputs, vision, w) -> (loss, logs)`.
 """

@@ -37,9 +37,11 @@ class Temperature(nn.Module):
 
 
 def info_nce(logits: Float[Tensor, "B M"], positive: Bool[Tensor, "B M"]) -> Tensor:
-    """Mean over rows of -(1 / |P|) sum_{j in P} log softmax(logits)_j over positives P, each against the negatives and itself.
+    """Mean over rows of -(1 / |P|) sum_{j in P} log softmax(logits)_j over positives P, each against the negatives
+    and itself.
 
-    Positives do not compete with each other: what belongs together is never a negative. Rows without a positive do not count.
+    Positives do not compete with each other: what belongs together is never a negative. Rows without a positive do
+    not count.
     """
     negatives = logits.masked_fill(positive, -torch.inf).logsumexp(1, keepdim=True)
     loss = F.softplus(negatives - logits)  # = -log(exp(l) / (exp(l) + sum of negatives))

@@ -1,7 +1,8 @@
 """Spiking contrastive learning (SCL): similar inputs should spike alike, and sparsely.
 
-The papers do not publish its formula; this one is ours: z = norm(g(rate)), rate the mean of s_out over time (and grid), positives are the
-second view of an image and every image with the same id, plus a penalty |rate - target| that keeps the spikes few.
+The papers do not publish its formula; this one is ours: z = norm(g(rate)), rate the mean of s_out over time (and
+grid), positives are the second view of an image and every image with the same id, plus a penalty |rate - target| that
+keeps the spikes few.
 """
 
 import torch
@@ -23,7 +24,9 @@ class SpikingContrast(Objective):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         width = (config.abstract.dense or tuple(c for c, _ in config.abstract.convs))[-1]
-        self.project = nn.Sequential(nn.Linear(width, config.embedding), nn.ReLU(), nn.Linear(config.embedding, config.embedding))
+        self.project = nn.Sequential(
+            nn.Linear(width, config.embedding), nn.ReLU(), nn.Linear(config.embedding, config.embedding)
+        )
         self.temperature = Temperature()
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

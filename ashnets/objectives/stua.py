@@ -1,7 +1,7 @@
 """STUA, spiking-to-text uni-alignment: the spiking side learns from text features; the text learns nothing from it.
 
-ASH-Nets (arXiv 2308.09455) names the method and not its formula; this reading, `spike_to_text`, is ours: one-directional InfoNCE from
-the pooled readout E to the text embeddings, through which no gradient flows.
+ASH-Nets (arXiv 2308.09455) names the method and not its formula; this reading, `spike_to_text`, is ours:
+one-directional InfoNCE from the pooled readout E to the text embeddings, through which no gradient flows.
 """
 
 from torch import Tensor

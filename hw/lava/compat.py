@@ -1,7 +1,8 @@
-"""Make lava-nc 0.10.0 and lava-dl 0.6.0 importable and right on a modern Python, without touching the installed packages.
+"""Make lava-nc 0.10.0 and lava-dl 0.6.0 importable and right on a modern Python, from outside the packages.
 
-Both are archived upstream, so the mends live here. Each says why it exists, and `Mend.needed` shows that it still does, by running
-its probe in a fresh interpreter without it. Importing this module imports neither Lava nor torch; `import_netx` does the former.
+Both are archived upstream, so the mends live here. Each says why it exists, and `Mend.needed` shows that it still does,
+by running its probe in a fresh interpreter without it. Importing this module imports neither Lava nor torch;
+`import_netx` imports Lava.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +52,8 @@ MODULES = {
 class Mend:
     """`around` wraps Lava's import; `after` changes what was imported.
 
-    probe: code that fails without the mend. It runs after `lava = import_netx(without=name)`, and `setup` before that line.
+    probe: code that passes with the mend and fails without. `setup` runs before Lava's import, `probe` after it, with
+    the result of `import_netx` as `lava`.
     """
 
     name: str
@@ -60,17 +63,31 @@ class Mend:
     around: Callable[[], AbstractContextManager[None]] = nullcontext
     after: Callable[[SimpleNamespace], None] = lambda lava: None
 
-    def needed(self) -> bool:
-        """True if the probe fails without the mend. Starts Python and Lava, some two seconds."""
-        lines = (self.setup, "from hw.lava.compat import import_netx", f"lava = import_netx(without={self.name!r})", self.probe)
+    def works(self, *, without: bool = False) -> bool:
+        """True if the probe passes with all mends, or all others. Starts Python and Lava, some two seconds."""
+        name = repr(self.name if without else None)
+        lines = (
+            self.setup,
+            "from hw.lava.compat import import_netx",
+            f"lava = import_netx(without={name})",
+            self.probe,
+        )
         command = [sys.executable, "-c", "\n".join(lines)]
-        return subprocess.run(command, env=environment(), capture_output=True, check=False).returncode != 0
+        return subprocess.run(command, env=environment(), capture_output=True, check=False).returncode == 0
+
+    def needed(self) -> bool:
+        """True if the probe fails without the mend."""
+        return not self.works(without=True)
 
 
 def environment() -> dict[str, str]:
-    """Environment of a Python process that can import `hw` and that stays quiet about shared memory that it cleans up."""
+    """For a Python process that can import `hw` and stays quiet about the shared memory that it cleans up."""
     paths = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONWARNINGS": "ignore:resource_tracker"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONWARNINGS": "ignore:resource_tracker",
+    }
 
 
 def require_lava() -> None:
@@ -86,7 +103,7 @@ def require_lava() -> None:
 
 
 def import_netx(*, without: str | None = None) -> SimpleNamespace:
-    """Import the modules in `MODULES` with every mend but `without`. Sets multiprocessing's start method to fork, as Lava must have it."""
+    """Import `MODULES` with every mend but `without`. Lava sets multiprocessing's start method to fork."""
     chosen = [mend for mend in MENDS if mend.name != without]
     with ExitStack() as stack:
         for mend in chosen:
@@ -98,8 +115,9 @@ def import_netx(*, without: str | None = None) -> SimpleNamespace:
 
 
 def mends() -> list[tuple[str, str, bool]]:
-    """(name, why, needed) of every mend; some two seconds each."""
-    return [(mend.name, mend.why, mend.needed()) for mend in MENDS]
+    """(name, why, needed) of every mend; some five seconds."""
+    with ThreadPoolExecutor() as pool:
+        return [(mend.name, mend.why, needed) for mend, needed in zip(MENDS, pool.map(Mend.needed, MENDS), strict=True)]
 
 
 @contextmanager
@@ -155,6 +173,11 @@ def _mend_reshape_port(lava: SimpleNamespace) -> None:
     port.get_transform_func_bwd = lambda self: partial(np.reshape, shape=self.old_shape)
 
 
+def _mend_conv_geometry(lava: SimpleNamespace) -> None:
+    for name in ("kernel_size", "stride", "padding", "dilation", "groups"):
+        setattr(lava.conv.AbstractPyConvModel, name, lava.py_type.LavaPyType(np.ndarray, np.int32))
+
+
 def _mend_worker_tracebacks(lava: SimpleNamespace) -> None:
     # Python's own `run` lets the exception through: its traceback goes to stderr at once and the worker exits with 1.
     lava.actors.SystemProcess.run = multiprocessing.Process.run
@@ -163,7 +186,7 @@ def _mend_worker_tracebacks(lava: SimpleNamespace) -> None:
 MENDS = (
     Mend(
         name="hashable-defaults",
-        why="lava.magma.compiler.var_model has dataclass instances as field defaults, which Python >= 3.11 refuses as unhashable",
+        why="var_model has dataclass instances as field defaults, which Python >= 3.11 refuses as unhashable",
         around=_hashable_defaults,
     ),
     Mend(
@@ -174,7 +197,7 @@ MENDS = (
     ),
     Mend(
         name="without-torch",
-        why="netx imports torch, torchvision and OpenCV for parts that it does not need to run; torch inside a Lava process hangs",
+        why="netx imports torch, torchvision and OpenCV and needs none of them; torch inside a Lava process hangs",
         probe="import sys; assert 'torch' not in sys.modules",
         around=_without_torch,
     ),
@@ -183,6 +206,12 @@ MENDS = (
         why="ReshapePort (conv -> flatten -> dense) calls np.reshape(newshape=...), which new numpy refuses",
         probe="import numpy; lava.ports.ReshapePort((6,), (2, 3)).get_transform_func_fwd()(numpy.zeros((2, 3)))",
         after=_mend_reshape_port,
+    ),
+    Mend(
+        name="conv-geometry",
+        why="Lava's conv model keeps groups and geometry in int8: 128 groups raise OverflowError, or wrap in old numpy",
+        probe="import numpy; numpy.zeros(1, lava.conv.PyConvModelFixed.groups.d_type)[:] = 128",
+        after=_mend_conv_geometry,
     ),
     Mend(
         name="worker-tracebacks",

@@ -1,8 +1,8 @@
 """Lava processes that read spikes from a file and write spikes to a file, one bit each.
 
-Lava's own RingBuffer moves data through `data.get()`, value by value, which costs more than the simulation. Here a model maps the
-file into its memory. Files are in the program's (C, H, W) order and netx works in (W, H, C): each is the other's `.T`, and so is a
-vector its own.
+Lava's own RingBuffer moves data through `data.get()`, value by value, which costs more than the simulation. Here a
+model maps the file into its memory. Files are in the program's (C, H, W) order and netx works in (W, H, C): each is the
+other's `.T`, and a vector is its own.
 """
 
 from dataclasses import dataclass

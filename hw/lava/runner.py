@@ -1,11 +1,12 @@
 """The process that holds Lava: `python -m hw.lava.runner FOLDER` runs one job and ends.
 
-FOLDER holds `network.net`, `job.json` and `input.npy`, and gets one `layer<i>.npy` for each recorded layer. Both kinds of `.npy`
-are bit-packed spikes: row t is `np.packbits` of one step, in the program's (C, H, W) order.
+FOLDER holds `network.net`, `job.json` and `input.npy`, and gets one `layer<i>.npy` for each recorded layer. Both kinds
+of `.npy` are bit-packed spikes: row t is `np.packbits` of one step, in the program's (C, H, W) order.
 
-    job.json: {"steps": rows to run, "reset_interval": T, "input_shape": [C, H, W] or [N], "record": [index of a layer, ...]}
+    job.json: {"steps": rows to run, "reset_interval": T, "input_shape": [C, H, W] or [N], "record": [layer, ...]}
 
-Standard input is a lifeline. When it closes, the parent is gone: the runner removes FOLDER and ends with all its children.
+Standard input is a lifeline. When it closes, the parent is gone: the runner removes FOLDER, which is the job's own, and
+ends with all its children.
 """
 
 import multiprocessing
@@ -13,6 +14,8 @@ import os
 import shutil
 import sys
 import threading
+import time
+import traceback
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,14 +25,14 @@ import numpy as np
 
 from hw.artifact import read_json
 from hw.lava.compat import import_netx
-from hw.lava.ports import Ports, make_ports
+from hw.lava.ports import make_ports
 
 CHANNEL_SLOTS = 4  # messages that a Lava channel holds; its default of 64 fills /dev/shm with wide layers
 
 
 def build(lava: SimpleNamespace, folder: Path, job: dict[str, Any]) -> tuple[Any, Any]:
     """netx's network between our source and sinks -> (the process to run, its run configuration)."""
-    ports: Ports = make_ports(lava)
+    ports = make_ports(lava)
     net = lava.hdf5.Network(
         net_config=str(folder / "network.net"),
         input_shape=tuple(reversed(job["input_shape"])),
@@ -48,7 +51,7 @@ def build(lava: SimpleNamespace, folder: Path, job: dict[str, Any]) -> tuple[Any
         sink = ports.sink(shape=layer.shape, path=str(path))
         layer.out.connect(sink.inp)
         models[sink] = ports.sink_model
-    # Named one by one, the models are also found without Lava's search, which imports every neighbour of a process's module.
+    # Naming each model skips Lava's search, which imports every neighbour of a process's module, torch included.
     return source, lava.run_configs.Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
 
 
@@ -63,32 +66,27 @@ def _layer_models(lava: SimpleNamespace, net: Any) -> dict[Any, type]:
 
 
 class Watch(threading.Thread):
-    """Ends everything when the parent goes, or when a Lava worker ends before `done`: the others would wait for it for ever."""
+    """Ends everything when the parent goes or a worker ends while `running`: the others would wait for ever."""
 
     def __init__(self, folder: Path, workers: list[multiprocessing.Process]) -> None:
         super().__init__(daemon=True)
         self.folder = folder
         self.workers = {worker.sentinel: worker for worker in workers}
-        self._stop_read, self._stop_write = os.pipe()
-
-    def done(self) -> None:
-        os.write(self._stop_write, b".")
-        self.join()
+        self.running = True
 
     def run(self) -> None:
         lifeline = sys.stdin.fileno()
         while True:
-            ready = wait([lifeline, self._stop_read, *self.workers])
-            if self._stop_read in ready:
-                return
+            ready = wait([lifeline, *(self.workers if self.running else ())], timeout=0.1)
             if lifeline in ready and not os.read(lifeline, 4096):
                 shutil.rmtree(self.folder, ignore_errors=True)
                 _end()
-            if dead := [self.workers[sentinel] for sentinel in self.workers.keys() & ready]:
-                # A crashed worker makes Lava stop the others, which can end while the traceback is still being written.
-                wait(self.workers, timeout=1)
-                codes = ", ".join(f"{worker.name}: exit code {worker.exitcode}" for worker in dead)
-                print(f"a Lava worker ended before the run was over ({codes})", file=sys.stderr, flush=True)
+            dead = [worker for sentinel, worker in self.workers.items() if sentinel in ready]
+            if dead and self.running:
+                # Lava answers a crash by stopping the other workers; let the crashed one write its traceback.
+                time.sleep(1)
+                codes = ", ".join(f"{worker.name} with exit code {worker.exitcode}" for worker in dead)
+                print(f"Lava workers ended before the run was over: {codes}", file=sys.stderr, flush=True)
                 _end()
 
 
@@ -104,12 +102,17 @@ def main(folder: Path) -> None:
     lava = import_netx()
     process, config = build(lava, folder, job)
     process.create_runtime(run_cfg=config, compile_config={"pypy_channel_size": CHANNEL_SLOTS})
+    # After the forks, since a thread and a fork do not mix. Lava offers no public way to its workers.
     watch = Watch(folder, process.runtime._messaging_infrastructure.actors)
     watch.start()
     process.run(lava.run_conditions.RunSteps(num_steps=job["steps"]))
-    watch.done()
+    watch.running = False
     process.stop()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except Exception:
+        traceback.print_exc()
+        _end()  # a plain exit would join Lava's workers, which may wait for ever

@@ -13,14 +13,16 @@ from hw.program import SpikingProgram
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """`output`: uint8 spikes [T, B, ...] of the last layer. `layers`: the same of every layer with neurons, by name, if asked for."""
+    """`output`: uint8 spikes [T, B, ...] of the last layer. `layers`: the same of every layer with neurons, by name,
+    if asked for."""
 
     output: np.ndarray
     layers: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Backend(Protocol):
-    """Runs one program. `run` takes uint8 spikes [T, B, *input_shape] in {0, 1}; each sample starts from zero states."""
+    """Runs one program. `run` takes uint8 spikes [T, B, *input_shape] in {0, 1}; each sample starts from zero
+    states."""
 
     name: str
 

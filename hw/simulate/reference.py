@@ -1,6 +1,7 @@
 """The readable truth: the integer recursion of `hw.program`, step by step in numpy.
 
-Convolutions and products go through float64 BLAS. That is exact: validated programs keep every partial sum far below 2**53.
+Convolutions and products go through float64 BLAS. That is exact: validated programs keep every partial sum far below
+2**53.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,11 @@ def lif_step(
         return value.reshape(-1, *[1] * (a.ndim - 2))
 
     u = trunc_decay(u, channelwise(layer.decay_u_int)) + (a << loihi.STATE_SHIFT)
-    u = np.where(u > loihi.STATE_LIMIT, u - 2 * loihi.STATE_LIMIT, np.where(u <= -loihi.STATE_LIMIT, u + 2 * loihi.STATE_LIMIT, u))
+    u = np.where(
+        u > loihi.STATE_LIMIT,
+        u - 2 * loihi.STATE_LIMIT,
+        np.where(u <= -loihi.STATE_LIMIT, u + 2 * loihi.STATE_LIMIT, u),
+    )
     v = trunc_decay(v, channelwise(layer.decay_v_int)) + u + (channelwise(layer.bias_mant) << layer.bias_exp)
     v = v.clip(-loihi.STATE_LIMIT + 1, loihi.STATE_LIMIT - 1)
     s = v > (channelwise(layer.v_th_mant) << loihi.STATE_SHIFT)
@@ -57,7 +62,8 @@ def _conv(x: np.ndarray, weight: np.ndarray, layer: Conv) -> np.ndarray:
 
 
 def trace(program: SpikingProgram, spikes: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """(name, s, u, v) of each layer with neurons, in order; each int64 [T, B, ...] (s is bool), v as it is after the reset."""
+    """(name, s, u, v) of each layer with neurons, in order; each int64 [T, B, ...] (s is bool), v as it is after the
+    reset."""
     s = check_spikes(program, spikes).astype(bool)
     for layer in program.layers:
         if isinstance(layer, Flatten):

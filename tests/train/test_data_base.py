@@ -193,5 +193,5 @@ def test_every_data_set_refuses_unknown_splits_and_sizes(name, tmp_path):
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it():
-    with pytest.raises(MissingPackageError, match="'no-such-thing' is not installed; .*: pip install no-such-thing$"):
+    with pytest.raises(MissingPackageError, match=r"'no-such-thing' is not installed; .*: pip install no-such-thing$"):
         require("no_such_thing", "no-such-thing")

@@ -6,6 +6,7 @@ Each loader imports its packages when it is called, so that `import train.data` 
 from collections.abc import Callable
 from pathlib import Path
 
+from hw.errors import UserError
 from train.data.base import (
     ArrayData,
     Batch,
@@ -50,5 +51,5 @@ def load(
     `cache` is the folder for decoded images, by default the user's; `progress(done, total)` hears of the decoding.
     """
     if name not in DATASETS:
-        raise ValueError(f"there is no data set '{name}'; choose one of {', '.join(sorted(DATASETS))}")
+        raise UserError(f"there is no data set '{name}'; choose one of {', '.join(sorted(DATASETS))}")
     return DATASETS[name](split, image_size, cache, progress)

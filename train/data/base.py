@@ -14,10 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
+from hw.errors import UserError
+
 SPLITS = ("train", "val", "test")
 
 
-class MissingPackageError(ImportError):
+class MissingPackageError(UserError):
     """A package that holds the data, or draws it, is not installed."""
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hw.errors import UserError
+
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
 log = logging.getLogger(__name__)
 
 
-class CacheError(OSError):
+class CacheError(UserError):
     """The cache folder cannot be written."""
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from hw.errors import UserError
+
 MAX_PIXELS = 64_000_000
 
 # Pictures that people have. Pillow can open more, EPS among them, which starts another program.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A picture that cannot be decoded; the message names it, says what is wrong and what helps."""
 
 

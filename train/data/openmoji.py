@@ -31,7 +31,7 @@ from train.data.cache import Progress, cached_images
 VAL_CONCEPTS = TEST_CONCEPTS = 200
 
 # Skin tones, and the selector that asks for the colour form of a character.
-_DROPPED = {code: None for code in (*range(0x1F3FB, 0x1F400), 0xFE0F)}
+_DROPPED = dict.fromkeys((*range(127995, 128000), 65039))
 # Gendered code points and their neutral one.
 _NEUTRAL = {
     **dict.fromkeys("👨👩👱", "🧑"),

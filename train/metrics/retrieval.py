@@ -8,13 +8,16 @@ import numpy as np
 def ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """Rank (0 is first) of each query's best relevant item: scores [Q, I], relevant bool [Q, I] -> int64 [Q].
 
-    An irrelevant item with an equal score ranks before it, so that a constant score finds nothing. Every query needs a relevant item.
+    An irrelevant item with an equal score ranks before it, so that a constant score finds nothing. Every query needs
+    a relevant item.
     """
     best = np.where(relevant, scores, -np.inf).max(1, keepdims=True)
     return ((scores >= best) & ~relevant).sum(1)
 
 
-def recalls(scores: np.ndarray, image_ids: Sequence[str], text_image: np.ndarray, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+def recalls(
+    scores: np.ndarray, image_ids: Sequence[str], text_image: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
     """'tr@K' (texts for an image: any of its captions in the first K) and 'ir@K' (images for a text), in percent.
 
     scores: similarity [images, texts]; text_image: int64 [texts]. Images with one id count as the same.

@@ -1,0 +1,53 @@
+# make demo   the whole line on real data, about ten minutes on two cores, ends with runs/demo/report.html
+# make test   lint, types and tests, about ten minutes
+# Both set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
+
+PYTHON ?= python3
+UV := .tools/bin/uv
+VENV := .venv
+BIN := $(VENV)/bin
+export UV_LINK_MODE ?= copy
+
+.PHONY: setup demo test test-all lint format lock wheel bench clean
+
+setup: $(VENV)/.ready
+
+$(UV):
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .tools uv
+
+$(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python ">=3.11" $(VENV)
+	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/ashnets demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-all: lint
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m benchmarks.lif
+
+lock: | $(UV)
+	$(UV) pip compile --quiet pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-annotate \
+	  --output-file requirements.lock
+
+wheel: | $(UV)
+	$(UV) build --quiet --wheel --out-dir dist
+
+clean:
+	rm -rf $(VENV) .tools dist

@@ -1,0 +1,268 @@
+"""The command line. Commands import what they need when they run, so that `ashnets --help` answers at once.
+
+Exit codes: 0 done, 1 a failed check (mismatching spikes, something missing), 2 a user error in one line, 130
+interrupted.
+"""
+
+import json as json_module
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ashnets.config import PRESETS
+from hw.errors import BackendError, UserError
+from train.config import RunConfig, TrainConfig, finetune_recipe, pretrain_recipe
+
+RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Device = Literal["auto", "cpu", "cuda"]
+Preset = Literal["tiny", "small", "base"]
+
+
+def train(
+    run: RunFolder,
+    /,
+    train: TrainConfig = pretrain_recipe(),  # noqa: B008  (frozen)
+    preset: Preset = "tiny",
+    resume: bool = False,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Pre-train a model into the new folder RUN; --resume goes on with any run that was interrupted."""
+    from train.stages import new_run
+
+    if resume:
+        return _resume(run, device, json)
+    config = RunConfig(model=PRESETS[preset](), train=train)
+    return _train(new_run(run, config), device, json, next_step=f"ashnets finetune {run} RUN2")
+
+
+def finetune(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    run: RunFolder,
+    /,
+    train: TrainConfig = finetune_recipe(),  # noqa: B008  (frozen)
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Fine-tune the best weights of the run SOURCE on another task, into the new folder RUN."""
+    from train.run import open_run
+    from train.stages import new_run
+
+    start = open_run(source)
+    config = replace(start.config, train=train)
+    made = new_run(run, config, start.tokenizer)
+    return _train(made, device, json, init=start, next_step=f"ashnets quantize {run}")
+
+
+def quantize(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    /,
+    out: Path | None = None,
+    steps: int | None = None,
+    quantizer: str = "int8",
+    resume: bool = False,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Quantize the spiking stack of the run SOURCE (QAT), and write its integer program. Into SOURCE-int8 unless
+    --out is given.
+
+    steps: QAT steps; by default a sixth of the training's. With --resume, SOURCE is an interrupted quantized run.
+    """
+    from train.run import open_run
+    from train.stages import qat_config, quantized_run
+
+    if resume:
+        return _resume(source, device, json)
+    start = open_run(source)
+    folder = out or source.with_name(f"{source.name}-{quantizer}")
+    made = quantized_run(start, folder, replace(qat_config(start, steps), quantizer=quantizer))
+    return _train(made, device, json, init=start, next_step=f"ashnets simulate {folder} --verify")
+
+
+def evaluate(
+    run: RunFolder,
+    /,
+    task: Literal["retrieval", "vqa"] | None = None,
+    backend: str = "float",
+    split: Literal["val", "test"] = "test",
+    samples: int | None = None,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Evaluate RUN with its spiking stack as 'float', 'qat', or on a backend such as 'reference' or 'lava'.
+
+    task: by default the one that the run was trained for. samples: images, by default the whole split.
+    """
+    from train.data import load
+    from train.evaluate import evaluate as run_evaluation
+    from train.run import choose_device, load_model, open_run
+
+    opened = open_run(run)
+    task = task or opened.config.train.task
+    default = {"retrieval": pretrain_recipe().dataset, "vqa": finetune_recipe().dataset}[task]
+    dataset = opened.config.train.dataset if task == opened.config.train.task else default
+    model = load_model(opened, backend, choose_device(device))
+    data = load(dataset, split, opened.config.model.concrete.image_size)
+    result = run_evaluation(task, model, data, opened.tokenizer, opened.answers, samples=samples)
+    for name, value in result.metrics.items():
+        print(f"{name:>16}  {value:.4g}")
+    return _done(
+        {"run": str(run), "task": task, "backend": backend, "dataset": dataset, "split": split, **result.metrics}, json
+    )
+
+
+def simulate(
+    run: RunFolder,
+    /,
+    backend: str = "reference",
+    samples: int | None = 64,
+    verify: bool = False,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Run real samples of the test split through the program of the quantized RUN on a backend; print each layer's
+    firing rate.
+
+    --verify also compares every layer's spikes with the reference and with the QAT forward pass; exit code 1 if one
+    differs.
+    """
+    from train.joints import simulate_run, verify_run
+    from train.run import choose_device, open_run
+
+    opened, where = open_run(run), choose_device(device)
+    if not verify:
+        rates, seconds = simulate_run(opened, backend, samples, where)
+        for name, rate in rates.items():
+            print(f"{name:>16}  firing rate {rate:.4f}")
+        return _done({"run": str(run), "backend": backend, "seconds": seconds, "firing_rates": rates}, json)
+    runtimes = ("qat",) if backend == "reference" else ("qat", backend)
+    joints = verify_run(opened, runtimes, samples, where)
+    for joint in joints:
+        layers = ", ".join(f"{name} {count} of {joint.compared[name]}" for name, count in joint.mismatches.items())
+        print(
+            f"{joint.left} against {joint.right}, {joint.samples} samples: {joint.total} mismatching spikes ({layers})"
+        )
+    total = sum(joint.total for joint in joints)
+    values = {f"mismatching_spikes_{joint.left}_{joint.right}": joint.total for joint in joints}
+    _done({"run": str(run), "samples": joints[0].samples, **values}, json)
+    return 1 if total else 0
+
+
+def demo(
+    out: Path = Path("runs/demo"), seed: int = 0, lava_samples: int = 64, device: Device = "auto", json: bool = False
+) -> int:
+    """The whole line on real data with the tiny model: train, fine-tune, quantize, simulate, verify, report. Finished
+    steps are kept."""
+    from train.demo import run_demo
+    from train.run import choose_device
+
+    values = run_demo(out, seed, lava_samples, choose_device(device))
+    _done(values, json, f"wrote {values['report']}: open it in a browser")
+    return 1 if values["mismatching_spikes_qat_reference"] or values["mismatching_spikes_lava_reference"] else 0
+
+
+def report(run: RunFolder, /, json: bool = False) -> int:
+    """Write report.html again from what the finished demo folder RUN holds."""
+    from train.demo import demo_report
+
+    path = demo_report(run)
+    return _done({"report": str(path)}, json, f"wrote {path}: open it in a browser")
+
+
+def doctor(json: bool = False) -> int:
+    """Say what is there, and what to do about what is missing. Exit code 1 if something is."""
+    from train.doctor import examine
+
+    lines = []
+    for well, line in examine():
+        lines.append({"ok": well, "line": line})
+        print(f"{'ok     ' if well else 'MISSING'}  {line}", flush=True)
+    well = all(line["ok"] for line in lines)
+    _done(
+        {"ok": well, "checks": lines},
+        json,
+        "everything is there; try: ashnets demo" if well else "see the lines marked MISSING",
+    )
+    return 0 if well else 1
+
+
+DESCRIPTION = (
+    "Train artificial-spiking vision-language models and take their spiking encoder to the chip, every spike equal."
+)
+COMMANDS = {
+    "demo": demo,
+    "train": train,
+    "finetune": finetune,
+    "quantize": quantize,
+    "evaluate": evaluate,
+    "simulate": simulate,
+    "report": report,
+    "doctor": doctor,
+}
+
+
+def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: str) -> int:
+    from train.checkpoint import newest_checkpoint
+    from train.progress import training_progress
+    from train.run import choose_device
+    from train.stages import train_run
+
+    with training_progress(run.folder.name) as progress:
+        train_run(run, choose_device(device), progress, init)
+    newest = newest_checkpoint(run.folder)
+    assert newest is not None  # train_run has written one
+    best = next(entry for entry in newest.history if entry["step"] == newest.best_step)
+    print(f"wrote {run.folder}: {newest.step} steps, best at step {newest.best_step} (validation {best['score']:.2f})")
+    return _done({"run": str(run.folder), "steps": newest.step, "best": best}, json, f"next: {next_step}")
+
+
+def _resume(folder: Path, device: str, json: bool) -> int:
+    from train.run import open_run
+    from train.stages import check_resumable
+
+    run = open_run(folder)
+    check_resumable(run)
+    return _train(run, device, json, next_step=f"ashnets evaluate {folder}")
+
+
+def _done(values: dict[str, Any], json: bool, line: str | None = None) -> int:
+    if line:
+        print(line)
+    if json:
+        print(json_module.dumps(values, allow_nan=False))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every error that a user can mend is one line on standard error."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # speaks of CUDA_HOME where there is no GPU
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="ashnets", description=DESCRIPTION, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+    except UserError as error:
+        print(f"ashnets: {error}", file=sys.stderr)
+        return 2
+    except BackendError as error:
+        print(f"ashnets: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"ashnets: {error.filename or 'file system'}: {error.strerror or error}; nothing was half written",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("ashnets: interrupted; a run goes on from its last checkpoint with --resume", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

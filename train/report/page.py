@@ -1,0 +1,40 @@
+"""The page around the sections: one file that asks nothing of the network."""
+
+from importlib import resources
+
+from train.report import examples, sections
+from train.report.headline import headline
+from train.report.markup import Markup, el
+from train.report.story import Story
+
+SECTIONS = (
+    sections.trained,
+    sections.training,
+    sections.accuracies,
+    sections.joints,
+    examples.spikes,
+    sections.rates,
+    sections.retrieval,
+    examples.retrievals,
+    examples.answers,
+    sections.environment,
+    sections.reproduce,
+)
+
+
+def page(story: Story) -> str:
+    """The whole document."""
+    parts = [part for make in SECTIONS if (part := make(story)) is not None]
+    style = resources.files("train.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", story.title),
+        el("style", Markup(style)),
+    )
+    links = el("ul", [el("li", el("a", part.title, href=f"#{part.name}")) for part in parts])
+    contents = el("nav", links, aria_label="Sections") if parts else None
+    body = el("body", headline(story), contents, el("main", [part.draw() for part in parts]))
+    return "<!doctype html>\n" + el("html", head, body, lang="en") + "\n"
