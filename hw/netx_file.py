@@ -69,7 +69,13 @@ def _check_exact(layer: Conv | Dense) -> None:
         mantissa, exponent = dense_as_netx_stores_it(layer.weight_int)
         if not np.array_equal(mantissa, layer.weight_int << max(-exponent, 0)):
             low, high = layer.weight_int.min(), layer.weight_int.max()
-            raise UserError(f"{what}: netx would not store weights in [{low}, {high}] exactly; quantize to [-127, 127]")
+            # Without a positive weight Lava holds magnitudes up to 255, and netx scales a lowest -2**n to -256.
+            fix = (
+                f"raise its {low} to {low + 1} or make one weight positive"
+                if high <= 0 and low >= -128
+                else "quantize to [-127, 127]"
+            )
+            raise UserError(f"{what}: netx would not store weights in [{low}, {high}] exactly; {fix}")
 
 
 def _write_layer(group: h5py.Group, layer: Conv | Dense | Flatten, shape: tuple[int, ...]) -> None:

@@ -22,8 +22,7 @@ class SpikeBridge(nn.Module):
 
     @torch.no_grad()
     def forward(self, s_in: Tensor) -> Tensor:
-        binary = s_in.to(torch.uint8)
-        if bool((binary != s_in).any()):
+        if bool(((s_in != 0) & (s_in != 1)).any()):
             raise UserError("bridge: input holds values other than 0 and 1; encode it as spikes first")
-        s_out = unpack(self.transport.exchange(pack(binary.cpu().numpy())))
+        s_out = unpack(self.transport.exchange(pack(s_in.to(torch.uint8).cpu().numpy())))
         return torch.from_numpy(s_out).to(device=s_in.device, dtype=s_in.dtype)

@@ -65,7 +65,7 @@ def test_a_good_program_has_no_problems_and_the_shapes_of_its_layers() -> None:
         ({"weight_int": np.array([[129, -1], [0, 0]])}, "129", r"\[-128, 127\]", "quantize with bits=8"),
         ({"weight_int": np.array([[256, 0], [0, 0]])}, "256", "8 bits", "quantize with bits=8"),
         ({"weight_int": np.array([[-258, 0], [0, 0]])}, "-258", "8 bits", "quantize with bits=8"),
-        ({"weight_int": np.zeros((2, 2), int)}, "zero", "OverflowError", "drop the layer"),
+        ({"weight_int": np.zeros((2, 2), int)}, "zero", "netx cannot scale", "drop the layer"),
         ({"weight_exp": 8}, "8", r"-8\.\.7", "rescale"),
         ({"v_th_mant": V_TH_MANT_MAX + 1}, str(V_TH_MANT_MAX + 1), r"0\.\.131071", "rescale"),
         ({"v_th_mant": -1}, "-1", r"0\.\.131071", "rescale"),
@@ -104,14 +104,18 @@ def test_a_second_problem_is_counted() -> None:
 
 
 def test_real_numbers_are_refused_by_layer_and_name() -> None:
-    with pytest.raises(UserError, match="layer 'fc': weight_int holds float64.*quantize first"):
+    with pytest.raises(UserError, match=r"layer 'fc': weight_int holds float64.*quantize first"):
         dense_program(weight_int=np.array([[0.5, 1.0], [0.0, 1.0]]))
 
 
 @pytest.mark.parametrize(
     ("layer", "shape", "match"),
     [
-        (Dense(name="fc", weight_int=np.ones((2, 3), int), **NEURON), (4,), r"'fc': dense weight \(2, 3\).*found \(4,\)"),
+        (
+            Dense(name="fc", weight_int=np.ones((2, 3), int), **NEURON),
+            (4,),
+            r"'fc': dense weight \(2, 3\).*found \(4,\)",
+        ),
         (Dense(name="fc", weight_int=np.ones((2, 8), int), **NEURON), (2, 2, 2), "put a Flatten in front"),
         (Conv(name="c", weight_int=np.ones((2, 3, 1, 1), int), **NEURON), (4, 2, 2), "takes 3 input channels, found 4"),
         (Conv(name="c", weight_int=np.ones((3, 1, 1, 1), int), groups=2, **NEURON), (2, 2, 2), "groups=2"),
@@ -190,7 +194,11 @@ def test_a_symbolic_link_out_of_the_folder_is_refused(saved: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "match"),
-    [("kind", "checkpoint", "a folder of kind 'checkpoint'"), ("schema", 99, "schema 99"), ("files", None, "not a manifest")],
+    [
+        ("kind", "checkpoint", "a folder of kind 'checkpoint'"),
+        ("schema", 99, "schema 99"),
+        ("files", None, "not a manifest"),
+    ],
 )
 def test_a_foreign_manifest_is_refused_by_what_it_says(saved: Path, key: str, value: object, match: str) -> None:
     edit_manifest(saved, lambda m: m.update({key: value}))

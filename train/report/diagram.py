@@ -1,13 +1,16 @@
-"""The line that data follows, drawn twice: across for a wide screen, downwards for a narrow one (the style sheet shows one)."""
+"""The line that data follows, drawn twice: across for a wide screen, downwards for a narrow one.
+
+The style sheet shows one of them.
+"""
 
 from dataclasses import dataclass
 
 from train.report.markup import Markup, el
 
 DESCRIPTION = (
-    "An image goes through the concrete encoder to features F. Early features also go through a spike encoder, the spiking stack "
-    "on the chip and a readout to E. Both are fused as V' = F + r E. Text goes through the text encoder to W. The cross-modal "
-    "encoder reads V' and W and gives the answers."
+    "An image goes through the concrete encoder to features F. Early features also go through a spike encoder, "
+    "the spiking stack on the chip and a readout to E. Both are fused as V' = F + r E. Text goes through the text "
+    "encoder to W. The cross-modal encoder reads V' and W and gives the answers."
 )
 
 
@@ -88,15 +91,15 @@ def _svg(name: str, width: int, height: int, *parts: object) -> Markup:
 def _wide() -> Markup:
     top, mid, low = 60, 186, 300
     image = Node(56, top, "image", kind="data", width=88, height=44)
-    concrete = Node(216, top, "Concrete encoder", "ANN", width=152)
-    encoder = Node(216, mid, "Spike encoder", "host", width=152)
+    concrete = Node(216, top, "Concrete encoder", "host, ANN", width=164)
+    encoder = Node(216, mid, "Spike encoder", "host", width=164)
     chip = Node(446, mid, "SPIKING STACK", "integers, on the chip", kind="chip", width=184, height=76)
-    readout = Node(652, mid, "Spike readout", "host", width=120)
-    fusion = Node(652, top, "V\u2032 = F + r\u00b7E", kind="sum", width=120, height=44)
-    cross = Node(836, top, "Cross-modal", "encoder", width=124)
+    readout = Node(658, mid, "Spike readout", "host", width=140)
+    fusion = Node(658, top, "V\u2032 = F + r\u00b7E", kind="sum", width=140, height=44)
+    cross = Node(836, top, "Cross-modal", "encoder, host", width=130)
     answers = Node(1012, top, "answers", kind="data", width=96, height=44)
     text = Node(56, low, "text", kind="data", width=88, height=44)
-    words = Node(216, low, "Text encoder", "host", width=152)
+    words = Node(216, low, "Text encoder", "host", width=164)
     nodes = (image, concrete, encoder, chip, readout, fusion, cross, answers, text, words)
     spiking = [(encoder, chip, (0.2, 0.38, 0.68)), (chip, readout, (0.15, 0.6))]
     arrows = [
@@ -114,7 +117,7 @@ def _wide() -> Markup:
     letters = [
         _letter(446, top - 10, "F"),
         _letter(232, 128, "F\u2080"),
-        _letter(666, 122, "E"),
+        _letter(674, 122, "E"),
         _letter(446, low - 10, "W"),
     ]
     return _svg("wide", 1070, 336, arrows, letters, [node.draw() for node in nodes])
@@ -123,12 +126,12 @@ def _wide() -> Markup:
 def _tall() -> Markup:
     left, right = 84, 272
     image = Node(left, 30, "image", kind="data", width=100, height=44)
-    concrete = Node(left, 122, "Concrete encoder", "ANN", width=152)
+    concrete = Node(left, 122, "Concrete encoder", "host, ANN", width=156)
     encoder = Node(right, 122, "Spike encoder", "host", width=128)
     chip = Node(right, 236, "SPIKING STACK", "integers, on the chip", kind="chip", width=164, height=76)
     readout = Node(right, 350, "Spike readout", "host", width=128)
     fusion = Node(left, 350, "V\u2032 = F + r\u00b7E", kind="sum", width=128, height=44)
-    cross = Node(left, 450, "Cross-modal", "encoder", width=152)
+    cross = Node(left, 450, "Cross-modal", "encoder, host", width=156)
     words = Node(right, 450, "Text encoder", "host", width=128)
     answers = Node(left, 546, "answers", kind="data", width=100, height=44)
     text = Node(right, 546, "text", kind="data", width=100, height=44)

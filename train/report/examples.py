@@ -18,7 +18,8 @@ def _spike_example(example: SpikeExample) -> Markup:
             int(spikes.any(0).sum()),
             percent(100 * float(np.mean(spikes != 0))) if spikes.size else "\u2013",
         )
-        described = f"Layer {name}: {count(spiking)} of {count(neurons)} neurons spike within {steps} time steps, firing rate {rate}"
+        within = f"{count(spiking)} of {count(neurons)} neurons spike within {steps} time steps"
+        described = f"Layer {name}: {within}, firing rate {rate}"
         ticks = el(
             "div",
             [el("span", t) for t in range(1, steps + 1)] if steps <= 8 else [el("span", 1), el("span", steps)],
@@ -27,8 +28,8 @@ def _spike_example(example: SpikeExample) -> Markup:
         label = el(
             "p",
             el("strong", name),
-            el("small", f"{count(spiking)} of {count(neurons)}"),
-            el("small", rate),
+            el("small", f"{count(spiking)} of {count(neurons)} spike"),
+            el("small", f"rate {rate}"),
             class_="layer",
         )
         panels.append(el("div", raster(spikes, described), ticks, label, class_="strip"))
@@ -41,8 +42,9 @@ def spikes(story: Story) -> Section | None:
     if not story.spikes:
         return None
     lead = (
-        "Time steps go from left to right. Down the page are the neurons that spike at all, early ones first and equal patterns together; "
-        "silent ones are left out. Below: how many neurons spike, and the layer\u2019s firing rate for this sample."
+        "Time steps go from left to right. Down the page are the neurons that spike at all, early ones first and equal "
+        "patterns together; silent ones are left out. Below: how many neurons spike, and the layer\u2019s firing rate "
+        "for this sample."
     )
     return Section("spikes", "What the spikes look like", lead, [_spike_example(example) for example in story.spikes])
 
@@ -59,9 +61,8 @@ def _found(item: Any, right: bool, rank: int) -> Markup:
 
 def _retrieval_example(example: RetrievalExample) -> Markup:
     rank = next((i for i, (_, right) in enumerate(example.found, 1) if right), None)
-    outcome = (
-        f"\u2713 own match at rank {rank}" if rank else f"\u2717 own match not among the first {len(example.found)}"
-    )
+    missed = f"\u2717 own match not among the first {len(example.found)}"
+    outcome = f"\u2713 own match at rank {rank}" if rank else missed
     text = isinstance(example.query, str)
     query = el("p", example.query, class_="caption") if text else picture(example.query, "Query picture")
     head = el("div", query, el("p", outcome, class_=f"mark {'good' if rank else 'bad'}"), class_="query")
@@ -78,7 +79,7 @@ def _retrieval_example(example: RetrievalExample) -> Markup:
 def retrievals(story: Story) -> Section | None:
     if not story.retrievals:
         return None
-    lead = "A held-out query and what the model puts nearest to it, nearest first. The model has seen none of these pictures in training."
+    lead = "A held-out query and what the model puts nearest to it, nearest first."
     return Section(
         "found",
         "Retrieval examples",
@@ -111,8 +112,7 @@ def _answer_example(example: AnswerExample) -> Markup:
 def answers(story: Story) -> Section | None:
     if not story.answers:
         return None
-    right = sum(bool(example.top) and example.top[0][0] == example.right for example in story.answers)
-    lead = f"Answers of the integer program with their probabilities; {right} of these {len(story.answers)} are right."
+    lead = "Answers of the integer program with their probabilities. The examples are chosen to be looked at, not to count."
     return Section(
         "answers",
         "Questions about pictures",

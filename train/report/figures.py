@@ -1,13 +1,14 @@
 """Drawings from numbers: curves by matplotlib, spike rasters by hand, both as SVG whose colours are the style sheet's.
 
-matplotlib cannot write `var(--ink)`, so it draws in stand-in colours that no figure uses otherwise, and they are replaced in its output.
-One file then serves light, dark and print.
+matplotlib cannot write `var(--ink)`, so it draws in stand-in colours that no figure uses otherwise, and they are
+replaced in its output. One file then serves light, dark and print.
 """
 
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -45,12 +46,16 @@ def thinned(values: Sequence[float]) -> np.ndarray:
 
 def curves(title: str, lines: Sequence[Curve], unit: str = "") -> Markup:
     """One panel: a heading, a key that names each line, the lines over training steps."""
-    figure = Figure(figsize=(4.7, 2.7), layout="constrained")
+    figure = Figure(figsize=(4.5, 2.75), layout="constrained")
     FigureCanvasSVG(figure)
     keys = []
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 11.5, "axes.unicode_minus": False}
-    ):
+    settings = {
+        "svg.fonttype": "none",  # text stays text, in the page's font
+        "svg.hashsalt": repr((title, lines)),  # the same file every time, and no id twice on a page
+        "axes.unicode_minus": False,
+        "font.size": 13,
+    }
+    with matplotlib.rc_context(settings):
         axes = figure.add_subplot()
         for line, colour, style in zip(lines, SERIES, STYLES, strict=False):
             steps, values = thinned(line.steps), thinned(line.values)
@@ -75,7 +80,7 @@ def curves(title: str, lines: Sequence[Curve], unit: str = "") -> Markup:
                 )
             keys.append(el("li", _swatch(SERIES[colour], style), line.name))
         axes.set_xlabel("training step", color=SOFT)
-        axes.set_ylabel(unit, color=SOFT)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}\u00a0{unit}".strip())
         axes.margins(x=0.03, y=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -102,7 +107,7 @@ def _swatch(variable: str, style: str) -> Markup:
 
 
 def _inline(svg: str, description: str) -> Markup:
-    """matplotlib's file as an element of the page: no prologue, ids only where something refers to them, the page's font and colours."""
+    """matplotlib's file as an element of the page: no prologue, only ids in use, the page's font and colours."""
     svg = svg[svg.index("<svg") :]
     referred = set(re.findall(r"#([\w.-]+)[\")]", svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", svg)
@@ -116,7 +121,7 @@ def _inline(svg: str, description: str) -> Markup:
 
 
 def sorted_by_first_spike(spikes: np.ndarray) -> np.ndarray:
-    """bool [T, neurons] -> bool [spiking neurons, T]: silent neurons left out, early ones first, equal patterns side by side."""
+    """bool [T, neurons] -> bool [spiking neurons, T]: no silent neuron, early ones first, equal patterns together."""
     active = spikes.T[spikes.any(0)]
     return active[np.lexsort((~active).T[::-1])]
 
@@ -138,7 +143,7 @@ def raster(spikes: np.ndarray, description: str) -> Markup:
     marks = []
     for t in range(steps):
         edges = [0, *(np.flatnonzero(np.diff(binned[:, t])) + 1).tolist(), bins]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             if stop > start and binned[start, t] > 0:
                 y, tall = height * start / bins, height * (stop - start) / bins
                 opacity = f"{binned[start, t]:.2f}" if binned[start, t] < 1 else None

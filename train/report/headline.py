@@ -8,8 +8,8 @@ from train.report.markup import Markup, count, el, percent, plural
 from train.report.story import Story
 
 WHAT = (
-    "A vision-language model with an artificial and a spiking encoder. The spiking one is trained, turned into integers, "
-    "and run the way a Loihi chip would run it."
+    "A vision-language model with an artificial and a spiking encoder. The spiking one is trained, turned into "
+    "integers, and run the way a Loihi chip would run it."
 )
 # Rows of `Story.accuracies` that are not a model on the line but what a model has to beat.
 REFERENCE_WORDS = ("question", "shuffled", "baseline", "chance", "majority")
@@ -81,7 +81,7 @@ def headline(story: Story) -> Markup:
     models = [row for row in story.accuracies if not is_reference(row[0])][:4]
     references = [row for row in story.accuracies if is_reference(row[0])]
     cards = [_mismatch_card(story.joints) if story.joints else None]
-    cards += [_card(percent(value), name) for name, value, _ in models]
+    cards += [_card(percent(value), f"accuracy, {name}", note) for name, value, note in models]
     cards.append(_retrieval_card(story))
     measured = None
     if models and story.questions:

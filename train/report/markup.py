@@ -1,4 +1,4 @@
-"""HTML and SVG built from calls, escaped by construction: only `Markup` is trusted, and only `el` and our own drawings make it."""
+"""HTML and SVG built from calls, escaped by construction: only `Markup` is trusted."""
 
 import base64
 import html
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-VOID = {"img", "meta", "br", "rect", "path", "line", "circle"}
+VOID = {"img", "meta"}  # not those of SVG, which HTML closes by their end tag
 
 
 class Markup(str):
@@ -26,8 +26,10 @@ def render(child: Any) -> str:
     return html.escape(str(child))
 
 
-def el(name: str, *children: Any, **attributes: Any) -> Markup:
-    """An element. `class_` stands for class, `_` in a name for `-`; an attribute that is None or False is left out, True stands bare.
+def el(name: str, /, *children: Any, **attributes: Any) -> Markup:
+    """An element. `class_` stands for class, `_` in an attribute's name for `-`.
+
+    An attribute that is None or False is left out, one that is True stands bare.
 
     >>> el("p", "2 < 3", class_="note")
     '<p class="note">2 &lt; 3</p>'

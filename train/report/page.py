@@ -2,14 +2,14 @@
 
 from importlib import resources
 
-from train.report import examples, sections
+from train.report import examples, sections, training
 from train.report.headline import headline
 from train.report.markup import Markup, el
 from train.report.story import Story
 
 SECTIONS = (
-    sections.trained,
-    sections.training,
+    training.trained,
+    training.training,
     sections.accuracies,
     sections.joints,
     examples.spikes,

@@ -1,0 +1,39 @@
+"""Counting mismatching spikes, and the comparison over batches."""
+
+import numpy as np
+import pytest
+import torch
+
+from ashnets.config import AbstractConfig
+from ashnets.stack import SpikingStack
+from hw.errors import BackendError
+from quantize import QuantizedStack, lower
+from quantize.verify import mismatching_spikes, verify
+
+
+def test_every_unequal_spike_counts_once_by_layer():
+    left = {"a": np.zeros((2, 3)), "b": np.ones((2, 3))}
+    right = {"a": np.zeros((2, 3)), "b": np.ones((2, 3))}
+    right["b"][0, 1] = right["b"][1, 2] = 0
+    assert mismatching_spikes(left, right) == {"a": 0, "b": 2}
+
+
+def test_layers_that_are_not_there_are_never_equal():
+    with pytest.raises(BackendError, match="different layers"):
+        mismatching_spikes({"a": np.zeros(2)}, {})
+    with pytest.raises(BackendError, match="shapes"):
+        mismatching_spikes({"a": np.zeros(2)}, {"a": np.zeros(3)})
+
+
+def test_verify_counts_over_all_batches_and_finds_a_stack_that_differs():
+    torch.manual_seed(3)
+    stack = QuantizedStack(SpikingStack(AbstractConfig(steps=3, convs=((4, 1),), dense=(5,)), (2, 4, 4)).eval())
+    program = lower(stack)
+    batches = [(torch.rand(3, n, 2, 4, 4) < 0.5).float() for n in (4, 2)]
+    (joint,) = verify(stack, program, batches, ("qat",))
+    assert (joint.samples, joint.total) == (6, 0)
+    assert joint.compared == {"conv1": 3 * 6 * 4 * 16, "dense1": 3 * 6 * 5}
+    with torch.no_grad():
+        stack.layers.conv1.synapse.weight.mul_(-1)
+    (joint,) = verify(stack, program, batches, ("qat",))
+    assert joint.mismatches["conv1"] > 0

@@ -1,0 +1,146 @@
+"""The command line as a user meets it: one clear line for bad input, exit codes, JSON as the last line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ashnets.cli import COMMANDS, main
+from tests.conftest import micro_config
+from train.stages import new_run, qat_config, quantized_run, train_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def runs(tmp_path, few_records):
+    source = train_run(new_run(tmp_path / "float", micro_config(steps=2)), CPU)
+    return source, train_run(quantized_run(source, tmp_path / "int8", qat_config(source, 2)), CPU, init=source)
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The one line that the command prints on standard error with exit code 2."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("ashnets: ")
+    return lines[0]
+
+
+def last_json(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_help_answers_within_two_seconds_and_names_every_command():
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "ashnets.cli", "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 4  # two on a machine that does nothing else
+    for command in COMMANDS:
+        assert command in done.stdout
+
+
+def test_evaluate_prints_the_metrics_as_json(runs, capsys):
+    assert main(["evaluate", str(runs[1].folder), "--backend", "reference", "--samples", "10", "--json"]) == 0
+    values = last_json(capsys)
+    assert values["task"] == "vqa"
+    assert values["backend"] == "reference"
+    assert 0 <= values["accuracy"] <= 100
+
+
+def test_simulate_verify_counts_no_mismatch_and_exits_with_zero(runs, capsys):
+    assert main(["simulate", str(runs[1].folder), "--verify", "--samples", "10", "--json"]) == 0
+    assert last_json(capsys)["mismatching_spikes_qat_reference"] == 0
+
+
+def test_simulate_verify_exits_with_one_when_a_spike_differs(runs, capsys, monkeypatch):
+    from hw.simulate import reference
+
+    step = reference.lif_step
+
+    def late(a, u, v, layer):  # a chip whose threshold is one unit of the state higher
+        s, u, v = step(a, u, v, layer)
+        return s & (a > 60), u, v
+
+    monkeypatch.setattr(reference, "lif_step", late)
+    assert main(["simulate", str(runs[1].folder), "--verify", "--json"]) == 1
+    assert last_json(capsys)["mismatching_spikes_qat_reference"] > 0
+
+
+def test_a_missing_run_folder(capsys, tmp_path):
+    assert "there is no such folder" in refused(capsys, "evaluate", tmp_path / "nowhere")
+
+
+def test_a_folder_that_is_no_run(capsys, tmp_path):
+    assert "manifest.json: there is no such file" in refused(capsys, "evaluate", tmp_path)
+    (tmp_path / "manifest.json").write_text("{broken")
+    assert "cannot be read as JSON" in refused(capsys, "evaluate", tmp_path)
+
+
+def test_a_wrong_backend_name(capsys, runs):
+    assert "backend 'brain' is not known" in refused(capsys, "evaluate", runs[1].folder, "--backend", "brain")
+    assert "backend 'brain' is not known" in refused(capsys, "simulate", runs[1].folder, "--backend", "brain")
+
+
+def test_a_corrupted_weight_file(capsys, runs):
+    for name in ("float.safetensors", "program/weights.safetensors"):
+        path = runs[1].folder / name
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0x10
+        path.write_bytes(data)
+        line = refused(capsys, "evaluate", runs[1].folder, "--backend", "reference")
+        assert name.split("/")[-1] in line
+        assert "SHA-256" in line
+        data[len(data) // 2] ^= 0x10
+        path.write_bytes(data)
+
+
+def test_an_existing_run_is_never_overwritten(capsys, runs):
+    before = sorted(path.name for path in runs[0].folder.iterdir())
+    assert "exists already" in refused(capsys, "train", runs[0].folder, "--train.steps", "1", "--train.dataset", "few_vqa")
+    assert sorted(path.name for path in runs[0].folder.iterdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; the disk-level test below runs as anyone")
+def test_a_folder_without_write_permission(capsys, tmp_path, few_records):
+    tmp_path.chmod(0o500)
+    assert "cannot be written" in refused(capsys, "train", tmp_path / "run")
+
+
+def test_a_place_that_cannot_be_written(capsys, few_records, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")
+    line = refused(
+        capsys, "train", blocker / "run", "--train.dataset", "few_openmoji", "--train.tokenizer-data", "few_openmoji"
+    )
+    assert "cannot be written" in line
+    assert blocker.read_text() == "not a folder"
+
+
+def test_a_quantized_run_is_not_quantized_again(capsys, runs):
+    assert "is quantized already" in refused(capsys, "quantize", runs[1].folder)
+
+
+def test_an_unknown_objective_and_data_set(capsys, tmp_path, few_records):
+    line = refused(capsys, "train", tmp_path / "a", "--train.dataset", "imagenet")
+    assert "no data set 'imagenet'" in line
+    assert not Path(tmp_path / "a").exists()
+
+
+def test_a_report_needs_a_finished_demo(capsys, tmp_path):
+    assert "not a finished demo" in refused(capsys, "report", tmp_path)
+
+
+def test_train_writes_a_run_and_says_what_comes_next(capsys, tmp_path, few_records):
+    folder = tmp_path / "run"
+    small = ["--train.dataset", "few_openmoji", "--train.tokenizer-data", "few_openmoji", "--train.batch", "8"]
+    assert main(["train", str(folder), *small, "--train.steps", "1", "--json"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2] == f"next: ashnets finetune {folder} RUN2"
+    assert json.loads(out[-1])["steps"] == 1
+    assert main(["train", str(folder), "--resume"]) == 0

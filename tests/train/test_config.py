@@ -1,0 +1,37 @@
+"""Configurations survive JSON, and bad ones are refused by key."""
+
+import json
+
+import pytest
+
+from ashnets.config import PRESETS
+from hw.errors import UserError
+from train.config import RunConfig, finetune_recipe, from_dict, pretrain_recipe, qat_recipe, to_dict
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("recipe", [pretrain_recipe, finetune_recipe])
+def test_every_preset_and_recipe_survives_json(preset, recipe):
+    config = RunConfig(model=PRESETS[preset](), train=qat_recipe(recipe()), quantizer="int8")
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config))), "config") == config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("train", "stepz"), 3, "config.train: unknown key 'stepz'"),
+        (("train", "steps"), "many", "config.train.steps: 'many' is not of type int"),
+        (("train", "lr"), True, "config.train.lr: True is not of type float"),
+        (("train", "task"), "poetry", "config.train.task: 'poetry'"),
+        (("model", "abstract", "convs"), [[1, 2, 3]], r"config.model.abstract.convs: \[1, 2, 3\]"),
+        (("model",), 7, "config.model: expected an object"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_key(path, value, message):
+    values = json.loads(json.dumps(to_dict(RunConfig())))
+    inner = values
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(UserError, match=message):
+        from_dict(RunConfig, values, "config")

@@ -1,0 +1,100 @@
+"""Evaluation: only the spiking stack is swapped, and answers do not depend on how it was run."""
+
+import numpy as np
+import pytest
+import torch
+
+from hw.errors import UserError
+from tests.conftest import micro_config
+from train.evaluate import evaluate_retrieval, evaluate_vqa, image_batches
+from train.joints import simulate_run, verify_run
+from train.run import load_model
+from train.stages import load_split, new_run, qat_config, quantized_run, train_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def runs(tmp_path, few_records):
+    source = train_run(new_run(tmp_path / "float", micro_config(steps=3)), CPU)
+    return source, train_run(quantized_run(source, tmp_path / "int8", qat_config(source, 2)), CPU, init=source)
+
+
+def test_the_program_through_the_bridge_answers_as_the_quantized_stack_on_every_question(runs):
+    _, quantized = runs
+    data = load_split(quantized, "test")
+    found = [
+        evaluate_vqa(load_model(quantized, backend, CPU), data, quantized.tokenizer, quantized.answers)
+        for backend in ("qat", "reference")
+    ]
+    assert np.array_equal(found[0].scores, found[1].scores)
+    assert found[0].metrics["questions"] == sum(len(data.texts(i)) for i in range(len(data)))
+
+
+def test_a_quantized_run_still_holds_the_float_model_that_it_came_from(runs):
+    source, quantized = runs
+    a, b = load_model(source, "float", CPU).state_dict(), load_model(quantized, "float", CPU).state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_every_layer_of_the_qat_forward_equals_the_reference(runs):
+    (joint,) = verify_run(runs[1], ("qat",), None, CPU)
+    assert joint.total == 0
+    assert joint.samples == 40
+    assert list(joint.mismatches) == ["conv1", "conv2", "dense1"]
+
+
+def test_simulation_reports_the_rate_of_every_layer(runs):
+    rates, _ = simulate_run(runs[1], "reference", 10, CPU)
+    assert list(rates) == ["input", "conv1", "conv2", "dense1"]
+    assert all(0 <= rate <= 1 for rate in rates.values())
+    assert rates["input"] > 0
+
+
+def test_shuffled_images_give_each_question_another_picture(runs):
+    source, _ = runs
+    data, model = load_split(source, "test"), load_model(source, "float", CPU)
+    right = evaluate_vqa(model, data, source.tokenizer, source.answers)
+    wrong = evaluate_vqa(model, data, source.tokenizer, source.answers, shuffle_images=True)
+    assert not np.array_equal(right.scores, wrong.scores)
+    with torch.no_grad():
+        model.fusion.r.zero_()
+        for p in model.concrete.parameters():
+            p.zero_()  # blind: then the picture cannot matter
+    blind = [
+        evaluate_vqa(model, data, source.tokenizer, source.answers, shuffle_images=s).scores for s in (False, True)
+    ]
+    assert np.allclose(*blind)
+
+
+def test_retrieval_on_untrained_weights_is_about_chance(tmp_path, few_records):
+    run = train_run(new_run(tmp_path / "r", micro_config("retrieval", steps=1)), CPU)
+    found = evaluate_retrieval(load_model(run, "float", CPU), load_split(run, "test"), run.tokenizer)
+    assert found.metrics["tr@1"] < 30
+    assert 0 <= found.metrics["mean_recall"] <= 100
+
+
+@pytest.mark.parametrize("backend", ["qat", "reference", "lava"])
+def test_a_float_run_has_nothing_to_run_on_a_chip(runs, backend):
+    with pytest.raises(UserError, match=r"no quantized stack.*ashnets quantize"):
+        load_model(runs[0], backend, CPU)
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones(runs):
+    with pytest.raises(UserError, match="backend 'brain' is not known; choose one of float, qat, reference, lava"):
+        load_model(runs[1], "brain", CPU)
+
+
+def test_batches_cover_every_image_once(few_records):
+    data = load_split_of_forty()
+    assert [i for indices in image_batches(data) for i in indices] == list(range(40))
+    assert [i for indices in image_batches(data, 7) for i in indices] == list(range(7))
+    with pytest.raises(UserError, match="--samples is 0"):
+        list(image_batches(data, 0))
+
+
+def load_split_of_forty():
+    from train.data import load
+
+    return load("few_vqa", "test", 32)

@@ -1,0 +1,237 @@
+"""Training: the same bits after any interruption, nothing lost on a failure, the best checkpoint marked."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hw.errors import UserError
+from tests.conftest import micro_config
+from train.checkpoint import best_checkpoint, newest_checkpoint
+from train.evaluate import evaluate
+from train.logs import read_log
+from train.loop import Trainer, learning_rate, seed_step
+from train.run import load_model, open_run
+from train.stages import load_split, new_run, qat_config, quantized_run, train_run
+
+CPU = torch.device("cpu")
+
+
+def same(left: Path, right: Path) -> bool:
+    """Whether two runs ended with the same weights and optimiser state, bit for bit."""
+    a, b = newest_checkpoint(left), newest_checkpoint(right)
+    assert a is not None
+    assert b is not None
+    names = sorted(path.name for path in a.folder.glob("*.safetensors"))
+    assert names == sorted(path.name for path in b.folder.glob("*.safetensors"))
+    return a.step == b.step and all((a.folder / n).read_bytes() == (b.folder / n).read_bytes() for n in names)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def report(done, steps, values):
+        if done == step:
+            raise Stop
+
+    return report
+
+
+@pytest.mark.parametrize("task", ["vqa", "retrieval"])
+def test_an_interrupted_run_ends_with_the_bits_of_the_uninterrupted_one(task, tmp_path, few_records):
+    config = micro_config(task, ema=0.9)
+    whole = train_run(new_run(tmp_path / "whole", config), CPU)
+    broken = new_run(tmp_path / "broken", config)
+    for step in (2, 4, 5):  # before, after and between checkpoints
+        with pytest.raises(Stop):
+            train_run(broken, CPU, stop_at(step))
+    train_run(open_run(broken.folder), CPU)
+    assert same(whole.folder, broken.folder)
+    steps = [entry["step"] for entry in read_log(broken.folder) if entry["split"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6]  # nothing logged twice
+
+
+def test_a_quantized_run_resumes_to_the_same_bits_and_trains_the_stack_alone(tmp_path, few_records):
+    source = train_run(new_run(tmp_path / "float", micro_config(steps=2)), CPU)
+    whole = train_run(quantized_run(source, tmp_path / "whole", qat_config(source, 4)), CPU, init=source)
+    broken = quantized_run(source, tmp_path / "broken", qat_config(source, 4))
+    with pytest.raises(Stop):
+        train_run(broken, CPU, stop_at(2), init=source)
+    train_run(open_run(broken.folder), CPU)
+    assert same(whole.folder, broken.folder)
+    assert (whole.folder / "program" / "weights.safetensors").read_bytes() == (
+        broken.folder / "program" / "weights.safetensors"
+    ).read_bytes()
+    before, after = load_model(whole, "float", CPU).state_dict(), load_model(whole, "qat", CPU).state_dict()
+    host = [name for name in before if ".stack." not in name]
+    assert host
+    assert all(torch.equal(before[name], after[name]) for name in host)
+
+
+def test_different_seeds_give_different_weights_and_equal_seeds_equal_ones(tmp_path, few_records):
+    runs = [
+        train_run(new_run(tmp_path / name, micro_config(steps=2, seed=seed)), CPU) for name, seed in zip("abc", (1, 1, 2), strict=True)
+    ]
+    assert same(runs[0].folder, runs[1].folder)
+    assert not same(runs[0].folder, runs[2].folder)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_loss(tmp_path, few_records, monkeypatch):
+    from ashnets.objectives.vqa import AnswerCrossEntropy
+
+    run = new_run(tmp_path / "run", micro_config(steps=6))
+    forward, calls = AnswerCrossEntropy.forward, []
+
+    def poisoned(self, *args):
+        calls.append(1)
+        loss, logs = forward(self, *args)
+        return (loss * float("nan") if len(calls) == 5 else loss), logs
+
+    monkeypatch.setattr(AnswerCrossEntropy, "forward", poisoned)
+    trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), CPU)
+    snapshots = []
+    with pytest.raises(UserError, match="step 5: loss is nan"):
+        trainer.train(lambda *_: snapshots.append({k: v.clone() for k, v in trainer.bundle.state_dict().items()}))
+    assert len(snapshots) == 4
+    parameters = {name for name, _ in trainer.bundle.named_parameters()}
+    assert all(torch.equal(v, snapshots[-1][k]) for k, v in trainer.bundle.state_dict().items() if k in parameters)
+    kept = newest_checkpoint(run.folder)
+    assert kept is not None
+    assert kept.step == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path, few_records):
+    run = new_run(tmp_path / "run", micro_config(steps=2))
+    trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), CPU)
+    trainer.bundle.model.fusion.r.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(UserError, match="step 1: gradient norm is"):
+        trainer.train()
+    assert not trainer.optimizer.state
+
+
+def test_the_best_checkpoint_is_the_one_with_the_best_validation_score(tmp_path, few_records):
+    run = train_run(new_run(tmp_path / "run", micro_config(steps=12, save_every=2)), CPU)
+    newest, best = newest_checkpoint(run.folder), best_checkpoint(run.folder)
+    assert newest is not None
+    assert [entry["step"] for entry in newest.history] == [0, 2, 4, 6, 8, 10, 12]
+    assert best.step == max(newest.history, key=lambda e: (e["score"], e["step"]))["step"]
+    kept = sorted(int(path.name[5:]) for path in (run.folder / "checkpoints").glob("step-*"))
+    assert kept == sorted({best.step, 10, 12})
+    model = load_model(run, "float", CPU)
+    found = evaluate("vqa", model, load_split(run, "val"), run.tokenizer, run.answers)
+    assert found.score == pytest.approx(next(e["score"] for e in best.history if e["step"] == best.step))
+
+
+def test_logs_hold_losses_rates_and_learning_rate_for_programs_and_tensorboard(tmp_path, few_records):
+    run = train_run(new_run(tmp_path / "run", micro_config("retrieval", steps=2)), CPU)
+    entry = read_log(run.folder)[1]
+    assert {"step", "split", "loss", "itc", "scl", "stua", "rate", "rate_in", "lr", "gradient_norm"} <= set(entry)
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    config = micro_config(steps=100, warmup=10, lr=1.0).train
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-3
+
+
+def test_each_step_has_its_own_randomness():
+    draws = []
+    for step in (0, 1, 0):
+        rng = seed_step(7, step)
+        draws.append((rng.integers(2**60), torch.rand(()).item()))
+    assert draws[0] == draws[2]
+    assert draws[0] != draws[1]
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+import pytest
+from tests.conftest import cut, micro_config
+from train.data import DATASETS
+from train.run import open_run
+from train.stages import new_run, train_run
+data = {}
+def few(split, size, cache=None, progress=None):
+    return data.setdefault(split, cut("easy_vqa", split, size, 40))
+DATASETS["few_vqa"] = few
+folder = Path(sys.argv[1])
+run = open_run(folder) if folder.exists() else new_run(folder, micro_config(steps=int(sys.argv[2]), save_every=4))
+print("ready", flush=True)
+train_run(run, torch.device("cpu"), lambda step, *_: print(step, flush=True))
+"""
+
+
+def run_killed(folder: Path, steps: int, seconds: float | None) -> bool:
+    """Train in a process of its own, killed with SIGKILL `seconds` after it started to train; whether it came to its end."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    arguments = [sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(steps)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if seconds is not None:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+        process.stdout.read()
+        return process.wait() == 0
+
+
+def killed_and_resumed(tmp_path: Path, steps: int, kills: int) -> None:
+    """Kill at moments that a seed draws, resume each time, and compare with the run that was left alone."""
+    start = time.monotonic()
+    assert run_killed(tmp_path / "whole", steps, None)
+    duration = time.monotonic() - start
+    rng = seed_step(kills, steps)
+    for _ in range(kills):
+        run_killed(tmp_path / "killed", steps, float(rng.uniform(0, duration / 2)))
+    assert run_killed(tmp_path / "killed", steps, None)
+    assert same(tmp_path / "whole", tmp_path / "killed")
+    leftovers = [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir() if path.name.startswith(".")]
+    assert leftovers == []
+
+
+def test_kill_minus_nine_twice_then_resume_ends_with_the_same_weights(tmp_path):
+    killed_and_resumed(tmp_path, steps=40, kills=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_minus_nine_ten_times_then_resume_ends_with_the_same_weights(tmp_path):
+    killed_and_resumed(tmp_path, steps=200, kills=10)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, few_records, caplog):
+    config = micro_config(steps=6)
+    run = train_run(new_run(tmp_path / "run", config), CPU)
+    whole = tmp_path / "whole"
+    shutil.copytree(run.folder, whole)
+    weights = run.folder / "checkpoints" / "step-00000006" / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    newest = newest_checkpoint(run.folder)
+    assert newest is not None
+    assert newest.step == 3
+    assert "differs from the SHA-256" in caplog.text
+    shutil.rmtree(weights.parent)
+    train_run(run, CPU)
+    assert same(run.folder, whole)
+
+
+def test_log_lines_are_json_objects(tmp_path, few_records):
+    run = train_run(new_run(tmp_path / "run", micro_config(steps=2)), CPU)
+    for line in (run.folder / "log.jsonl").read_text().splitlines():
+        assert json.loads(line)["split"] in ("train", "val")
