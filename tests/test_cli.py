@@ -102,7 +102,9 @@ def test_a_corrupted_weight_file(capsys, runs):
 
 def test_an_existing_run_is_never_overwritten(capsys, runs):
     before = sorted(path.name for path in runs[0].folder.iterdir())
-    assert "exists already" in refused(capsys, "train", runs[0].folder, "--train.steps", "1", "--train.dataset", "few_vqa")
+    assert "exists already" in refused(
+        capsys, "train", runs[0].folder, "--train.steps", "1", "--train.dataset", "few_vqa"
+    )
     assert sorted(path.name for path in runs[0].folder.iterdir()) == before
 
 

@@ -45,12 +45,16 @@ def test_nothing_imports_the_roof():
 
 def modules_after(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
 def test_the_chip_side_needs_no_torch():
-    loaded = modules_after("import hw, hw.simulate.reference, hw.program_file, hw.netx_file, hw.bridge.codec, hw.lava.backend")
+    loaded = modules_after(
+        "import hw, hw.simulate.reference, hw.program_file, hw.netx_file, hw.bridge.codec, hw.lava.backend"
+    )
     assert not loaded & {"torch", "lava", "brevitas", "ashnets", "quantize", "train"}
 
 

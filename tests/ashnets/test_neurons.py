@@ -17,7 +17,10 @@ def params(decay_u: float, decay_v: float, channels: int, dtype=torch.float64) -
 def test_one_step_follows_the_equations_by_hand():
     p = LIFParams(*(torch.tensor(x) for x in (0.5, 0.25, 1.0, 0.1)))
     s, state = cuba_lif_step(
-        torch.tensor([0.4, 2.0]), LIFState(torch.tensor([0.2, 0.2]), torch.tensor([0.8, 0.8])), p, SURROGATES["rectangle"]
+        torch.tensor([0.4, 2.0]),
+        LIFState(torch.tensor([0.2, 0.2]), torch.tensor([0.8, 0.8])),
+        p,
+        SURROGATES["rectangle"],
     )
     assert torch.allclose(state.u, torch.tensor([0.5, 2.1]))  # 0.5 * 0.2 + x
     assert s.tolist() == [1.0, 1.0]  # 0.75 * 0.8 + 0.5 + 0.1 = 1.2 > 1

@@ -79,7 +79,8 @@ def test_a_quantized_run_resumes_to_the_same_bits_and_trains_the_stack_alone(tmp
 
 def test_different_seeds_give_different_weights_and_equal_seeds_equal_ones(tmp_path, few_records):
     runs = [
-        train_run(new_run(tmp_path / name, micro_config(steps=2, seed=seed)), CPU) for name, seed in zip("abc", (1, 1, 2), strict=True)
+        train_run(new_run(tmp_path / name, micro_config(steps=2, seed=seed)), CPU)
+        for name, seed in zip("abc", (1, 1, 2), strict=True)
     ]
     assert same(runs[0].folder, runs[1].folder)
     assert not same(runs[0].folder, runs[2].folder)

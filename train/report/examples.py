@@ -63,8 +63,8 @@ def _retrieval_example(example: RetrievalExample) -> Markup:
     rank = next((i for i, (_, right) in enumerate(example.found, 1) if right), None)
     missed = f"\u2717 own match not among the first {len(example.found)}"
     outcome = f"\u2713 own match at rank {rank}" if rank else missed
-    text = isinstance(example.query, str)
-    query = el("p", example.query, class_="caption") if text else picture(example.query, "Query picture")
+    query = example.query
+    query = el("p", query, class_="caption") if isinstance(query, str) else picture(query, "Query picture")
     head = el("div", query, el("p", outcome, class_=f"mark {'good' if rank else 'bad'}"), class_="query")
     pictures = any(not isinstance(item, str) for item, _ in example.found)
     items = [_found(item, right, i) for i, (item, right) in enumerate(example.found, 1)]
@@ -112,7 +112,7 @@ def _answer_example(example: AnswerExample) -> Markup:
 def answers(story: Story) -> Section | None:
     if not story.answers:
         return None
-    lead = "Answers of the integer program with their probabilities. The examples are chosen to be looked at, not to count."
+    lead = "Answers of the integer program with their probabilities. Chosen to be looked at, not to be counted."
     return Section(
         "answers",
         "Questions about pictures",

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -49,7 +50,7 @@ def curves(title: str, lines: Sequence[Curve], unit: str = "") -> Markup:
     figure = Figure(figsize=(4.5, 2.75), layout="constrained")
     FigureCanvasSVG(figure)
     keys = []
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text, in the page's font
         "svg.hashsalt": repr((title, lines)),  # the same file every time, and no id twice on a page
         "axes.unicode_minus": False,
