@@ -1,4 +1,4 @@
-"""The integer neuron in torch against the reference recursion, states included; its gradients against the real neuron's."""
+"""The integer neuron in torch against the reference recursion, states included; its gradients against the real ones."""
 
 import numpy as np
 import pytest

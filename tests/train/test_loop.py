@@ -34,14 +34,14 @@ def same(left: Path, right: Path) -> bool:
     return a.step == b.step and all((a.folder / n).read_bytes() == (b.folder / n).read_bytes() for n in names)
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     pass
 
 
 def stop_at(step: int):
     def report(done, steps, values):
         if done == step:
-            raise Stop
+            raise StoppedError
 
     return report
 
@@ -52,7 +52,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_the_uninterrupted_one(task, tm
     whole = train_run(new_run(tmp_path / "whole", config), CPU)
     broken = new_run(tmp_path / "broken", config)
     for step in (2, 4, 5):  # before, after and between checkpoints
-        with pytest.raises(Stop):
+        with pytest.raises(StoppedError):
             train_run(broken, CPU, stop_at(step))
     train_run(open_run(broken.folder), CPU)
     assert same(whole.folder, broken.folder)
@@ -64,7 +64,7 @@ def test_a_quantized_run_resumes_to_the_same_bits_and_trains_the_stack_alone(tmp
     source = train_run(new_run(tmp_path / "float", micro_config(steps=2)), CPU)
     whole = train_run(quantized_run(source, tmp_path / "whole", qat_config(source, 4)), CPU, init=source)
     broken = quantized_run(source, tmp_path / "broken", qat_config(source, 4))
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         train_run(broken, CPU, stop_at(2), init=source)
     train_run(open_run(broken.folder), CPU)
     assert same(whole.folder, broken.folder)
@@ -177,7 +177,7 @@ train_run(run, torch.device("cpu"), lambda step, *_: print(step, flush=True))
 
 
 def run_killed(folder: Path, steps: int, seconds: float | None) -> bool:
-    """Train in a process of its own, killed with SIGKILL `seconds` after it started to train; whether it came to its end."""
+    """Train in a process of its own, killed `seconds` after its start where they are given; whether it came to its end."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     arguments = [sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(steps)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
