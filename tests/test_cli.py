@@ -63,11 +63,11 @@ def test_simulate_verify_exits_with_one_when_a_spike_differs(runs, capsys, monke
 
     step = reference.lif_step
 
-    def late(a, u, v, layer):  # a chip whose threshold is one unit of the state higher
+    def early(a, u, v, layer):  # a chip on which a membrane at zero spikes too
         s, u, v = step(a, u, v, layer)
-        return s & (a > 60), u, v
+        return s | (v >= 0), u, v
 
-    monkeypatch.setattr(reference, "lif_step", late)
+    monkeypatch.setattr(reference, "lif_step", early)
     assert main(["simulate", str(runs[1].folder), "--verify", "--json"]) == 1
     assert last_json(capsys)["mismatching_spikes_qat_reference"] > 0
 

@@ -177,7 +177,7 @@ train_run(run, torch.device("cpu"), lambda step, *_: print(step, flush=True))
 
 
 def run_killed(folder: Path, steps: int, seconds: float | None) -> bool:
-    """Train in a process of its own, killed `seconds` after its start where they are given; whether it came to its end."""
+    """Train in a process of its own, killed after `seconds` if any; whether it came to its end."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     arguments = [sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(steps)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
