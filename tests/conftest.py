@@ -42,7 +42,7 @@ def cut(name: str, split: str, image_size: int, count: int) -> ArrayData:
         rows=tuple(range(count)),
         image_ids=tuple(data.image_id(i) for i in range(count)),
         all_texts=tuple(data.texts(i) for i in range(count)),
-        all_answers=tuple(data.answers(i) for i in range(count)),
+        all_answers=tuple(data.answers(i) for i in range(count)) if data.answers(0) else (),
     )
 
 
