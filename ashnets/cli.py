@@ -55,7 +55,7 @@ def finetune(
 
     start = open_run(source)
     config = replace(start.config, train=train)
-    made = new_run(run, config, start.tokenizer)
+    made = new_run(run, config, start.codec)
     return _train(made, device, json, init=start, next_step=f"ashnets quantize {run}")
 
 
@@ -109,7 +109,7 @@ def evaluate(
     dataset = opened.config.train.dataset if task == opened.config.train.task else default
     model = load_model(opened, backend, choose_device(device))
     data = load(dataset, split, opened.config.model.concrete.image_size)
-    result = run_evaluation(task, model, data, opened.tokenizer, opened.answers, samples=samples)
+    result = run_evaluation(task, model, data, opened.codec, opened.answers, samples=samples)
     for name, value in result.metrics.items():
         print(f"{name:>16}  {value:.4g}")
     return _done(

@@ -10,8 +10,8 @@ from ashnets.config import ModelConfig
 
 
 class ConvStem(nn.Module):
-    """Image [B, 3, H, W] -> tokens [B, L, D] by strided 3x3 convolutions with batch norm (Xiao et al. 2021, "Early
-    Convolutions").
+    """Image [B, 3, H, W] -> tokens [B, L, D] by stages of two 3x3 convolutions with batch norm, the first of stride 2
+    (after Xiao et al. 2021, "Early Convolutions Help Transformers See Better").
 
     Takes the place of timm's `PatchEmbed`, whose keywords it accepts; the patch size is the product of the strides.
     """
@@ -21,7 +21,9 @@ class ConvStem(nn.Module):
         sizes = (in_chans, *stem, embed_dim)
         blocks: list[nn.Module] = []
         for i, o in pairwise(sizes):
-            blocks += [nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+            for inputs, stride in ((i, 2), (o, 1)):
+                conv = nn.Conv2d(inputs, o, 3, stride=stride, padding=1, bias=False)
+                blocks += [conv, nn.BatchNorm2d(o), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks[:-1])
         side = img_size // 2 ** (len(stem) + 1)
         self.grid_size = (side, side)

@@ -15,8 +15,7 @@ class ConcreteConfig:
     heads: int = 4
     dropout: float = 0.0
     stem: tuple[int, ...] = (24, 48)
-    """Channels of the stem's stride-2 convolutions in front of the last one, which has stride 2 and the model's
-    width."""
+    """Channels of the stem's stages in front of the last one, which has the model's width; each halves the grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +47,8 @@ class TextConfig:
     depth: int = 2
     heads: int = 4
     dropout: float = 0.0
+    lexicon: int = 3500
+    """Most words and character n-grams that stand beside the tokens in the embedding for retrieval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +74,9 @@ class ModelConfig:
 
 def tiny() -> ModelConfig:
     """About a million parameters at 64 px: trains on two CPU cores in minutes."""
-    return ModelConfig()
+    return ModelConfig(
+        concrete=ConcreteConfig(depth=1, dropout=0.1), text=TextConfig(vocabulary=1024, length=24, depth=1)
+    )
 
 
 def small() -> ModelConfig:

@@ -1,10 +1,12 @@
 """Task heads: embeddings for retrieval, answers for VQA."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ashnets.config import ModelConfig
+from ashnets.text import Tokens
 
 
 class EmbeddingHead(nn.Module):
@@ -12,15 +14,58 @@ class EmbeddingHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.project = nn.Linear(config.width, config.embedding)
+        self.project = nn.Sequential(nn.Dropout(0.3), nn.Linear(config.width, config.embedding))
 
     def forward(self, x: Float[Tensor, "M D"]) -> Float[Tensor, "M K"]:
         return F.normalize(self.project(x), dim=-1)
 
 
-class AnswerHead(nn.Sequential):
-    """[CLS] of the cross-modal encoder [M, D] -> one logit for each answer of the vocabulary [M, A]."""
+class TextEmbeddingHead(nn.Module):
+    """(W, tokens) -> unit vectors [M, embedding]: z = norm(P mean_n W_n + sum_g idf_g E_g / |sum_g idf_g E_g|).
+
+    E_g are vectors of the words and n-grams that the text holds (see `ashnets.text.train_lexicon`). A word that was
+    never seen in training ("baseball") still shares n-grams with words that were.
+    """
+
+    idf: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size = config.text.lexicon
+        self.project = nn.Linear(config.width, config.embedding)
+        self.spellings = nn.EmbeddingBag(size + 1, config.embedding, mode="sum", padding_idx=0)
+        nn.init.normal_(self.spellings.weight, std=0.1)
+        self.register_buffer("idf", torch.zeros(size + 1))
+
+    def learn_lexicon(self, lexicon: dict[str, float]) -> None:
+        """Take over the lexicon's weights; they are part of the model's from then on."""
+        self.idf[1 : len(lexicon) + 1] = torch.tensor(list(lexicon.values()))
+
+    def forward(self, w: Float[Tensor, "M N D"], tokens: Tokens) -> Float[Tensor, "M K"]:
+        words = (~tokens.padding).unsqueeze(2).to(w.dtype)
+        pooled = self.project((w * words).sum(1) / words.sum(1))
+        weights = F.dropout(self.idf[tokens.bags], 0.2, self.training)  # so that no single spelling carries a text
+        bag = self.spellings(tokens.bags, per_sample_weights=weights)
+        return F.normalize(F.normalize(pooled, dim=-1) + F.normalize(bag, dim=-1), dim=-1)
+
+
+class AnswerHead(nn.Module):
+    """(h, v) -> logits: h [M, D] is [CLS] of the cross-modal encoder, v [M, D] the mean visual token, A the answers.
+
+        logits = MLP([h ; tanh(P h) * tanh(Q v)])
+
+    The product lets a question's word be compared with what is seen ("is there a red shape?"), which sums learn slowly
+    (low-rank bilinear pooling, Kim et al. 2017).
+    """
 
     def __init__(self, config: ModelConfig, answers: int) -> None:
+        super().__init__()
         width = config.width
-        super().__init__(nn.Linear(width, 2 * width), nn.GELU(), nn.LayerNorm(2 * width), nn.Linear(2 * width, answers))
+        self.from_text, self.from_vision = nn.Linear(width, width), nn.Linear(width, width)
+        self.classify = nn.Sequential(
+            nn.Linear(2 * width, 2 * width), nn.GELU(), nn.LayerNorm(2 * width), nn.Linear(2 * width, answers)
+        )
+
+    def forward(self, h: Float[Tensor, "M D"], v: Float[Tensor, "M D"]) -> Float[Tensor, "M A"]:
+        product = self.from_text(h).tanh() * self.from_vision(v).tanh()
+        return self.classify(torch.cat([h, product], 1))

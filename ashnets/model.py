@@ -3,28 +3,27 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ashnets.abstract import SemanticAbstractEncoder
 from ashnets.concrete import VisualConcreteEncoder
 from ashnets.config import ModelConfig
 from ashnets.fusion import CrossModalEncoder, Fusion
-from ashnets.heads import AnswerHead, EmbeddingHead
-from ashnets.text import TextEncoder
+from ashnets.heads import AnswerHead, EmbeddingHead, TextEmbeddingHead
+from ashnets.text import TextEncoder, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
     """One batch on its device. Texts are captions or questions; several may belong to one image.
 
-    images [B, 3, H, W], normalised; view the same images augmented anew, or None; ids, padding [M, N]; text_image [M]
+    images [B, 3, H, W], normalised; view the same images augmented anew, or None; tokens of M texts; text_image [M]
     the index of each text's image; image_ids [B], equal for images that are the same; answers [M], or None.
     """
 
     images: Float[Tensor, "B 3 H W"]
-    ids: Int[Tensor, "M N"]
-    padding: Bool[Tensor, "M N"]
+    tokens: Tokens
     text_image: Int[Tensor, " M"]
     image_ids: Int[Tensor, " B"]
     view: Float[Tensor, "B 3 H W"] | None = None
@@ -60,7 +59,7 @@ class AshNet(nn.Module):
         self.text = TextEncoder(config)
         self.cross = CrossModalEncoder(config)
         self.image_head = EmbeddingHead(config)
-        self.text_head = EmbeddingHead(config)
+        self.text_head = TextEmbeddingHead(config)
         self.answer_head = AnswerHead(config, answers) if answers else None
 
     def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:
@@ -75,14 +74,14 @@ class AshNet(nn.Module):
     def embed_images(self, v: Float[Tensor, "B L D"]) -> Float[Tensor, "B K"]:
         return self.image_head(v.mean(1))
 
-    def embed_texts(self, w: Float[Tensor, "M N D"]) -> Float[Tensor, "M K"]:
-        return self.text_head(w[:, 0])
+    def embed_texts(self, w: Float[Tensor, "M N D"], tokens: Tokens) -> Float[Tensor, "M K"]:
+        return self.text_head(w, tokens)
 
     def answer(self, w: Tensor, padding: Tensor, v: Tensor) -> Float[Tensor, "M A"]:
         """Answer logits of texts W [M, N, D] about visual tokens V' [M, L, D], one row for each text."""
         if self.answer_head is None:
             raise ValueError("this model has no answers to choose from; build it with the size of an answer vocabulary")
-        return self.answer_head(self.cross(w, padding, v)[:, 0])
+        return self.answer_head(self.cross(w, padding, v)[:, 0], v.mean(1))
 
 
 def parameters(module: nn.Module) -> int:

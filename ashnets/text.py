@@ -1,6 +1,10 @@
-"""Text encoder and tokenizer."""
+"""Text encoder, and the codec that turns texts into what it takes: tokens, and bags of spellings."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import log
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,11 +14,22 @@ from torch import Tensor, nn
 from ashnets.config import ModelConfig
 
 PAD, CLS, SEP, MASK = "[PAD]", "[CLS]", "[SEP]", "[MASK]"
+_WORD = re.compile(r"\w+")
+
+
+class Tokens(NamedTuple):
+    """ids [M, N]; padding [M, N], True where no token is; bags [M, G], the spellings of each text, padded with 0."""
+
+    ids: Int[Tensor, "M N"]
+    padding: Bool[Tensor, "M N"]
+    bags: Int[Tensor, "M G"]
+
+    def to(self, device: torch.device) -> "Tokens":
+        return Tokens(*(value.to(device, non_blocking=True) for value in self))
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, length: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of at most `vocabulary` entries learned from `texts`, cutting and padding to
-    `length` tokens.
+    """A byte-level BPE tokenizer of at most `vocabulary` entries learned from `texts`, cutting and padding to `length`.
 
     Bytes are its alphabet, so that any script can be encoded. Every text starts with [CLS] and ends with [SEP].
     """
@@ -36,17 +51,49 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, length: int) -> Token
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Int[Tensor, "M N"], Bool[Tensor, "M N"]]:
-    """Token ids and padding (True where there is no token), cut to the longest text of the batch."""
-    encodings = tokenizer.encode_batch(list(texts))
-    ids = torch.tensor([e.ids for e in encodings])
-    padding = torch.tensor([e.attention_mask for e in encodings]) == 0
-    used = max(1, int((~padding).sum(1).max()))
-    return ids[:, :used], padding[:, :used]
+def spellings(text: str) -> set[str]:
+    """The words of a text and their character 3- to 5-grams, < and > at a word's ends (fastText, Bojanowski 2017)."""
+    found = set()
+    for word in _WORD.findall(text.casefold()):
+        framed = f"<{word}>"
+        found.add(word)
+        found |= {framed[i : i + n] for n in (3, 4, 5) for i in range(len(framed) - n + 1)}
+    return found
+
+
+def train_lexicon(texts: Iterable[str], size: int, least: int = 3) -> dict[str, float]:
+    """The spellings that at least `least` texts share, at most `size`, with their inverse document frequency.
+
+    A rarer one would be learned by heart instead of meaning something in a text that training never saw.
+    """
+    documents = [spellings(text) for text in texts]
+    counts = Counter(spelling for found in documents for spelling in found)
+    shared = sorted((s for s, n in counts.items() if n >= least), key=lambda s: (-counts[s], s))[:size]
+    return {spelling: log(len(documents) / counts[spelling]) for spelling in shared}
+
+
+class TextCodec:
+    """A tokenizer and a lexicon; `encode` is all that a model needs to know of texts."""
+
+    def __init__(self, tokenizer: Tokenizer, lexicon: dict[str, float]) -> None:
+        self.tokenizer = tokenizer
+        self.lexicon = dict(sorted(lexicon.items()))  # an order of its own, whatever file it came from
+        self._index = {spelling: i for i, spelling in enumerate(self.lexicon, 1)}
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Tokens cut to the longest text of the batch."""
+        encodings = self.tokenizer.encode_batch(list(texts))
+        ids = torch.tensor([e.ids for e in encodings])
+        padding = torch.tensor([e.attention_mask for e in encodings]) == 0
+        used = max(1, int((~padding).sum(1).max()))
+        bags = [sorted(self._index[s] for s in spellings(text) if s in self._index) for text in texts]
+        most = max(1, *map(len, bags))
+        padded = torch.tensor([bag + [0] * (most - len(bag)) for bag in bags])
+        return Tokens(ids[:, :used], padding[:, :used], padded)
 
 
 class TextEncoder(nn.Module):
-    """Token ids [M, N] -> W [M, N, D]; the first token, [CLS], stands for the whole text."""
+    """Token ids [M, N] -> W [M, N, D]; the first token is [CLS]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,8 +123,8 @@ class TextEncoder(nn.Module):
         )
         self.blocks = nn.TransformerEncoder(layer, t.depth, norm=nn.LayerNorm(config.width), enable_nested_tensor=False)
 
-    def forward(self, ids: Int[Tensor, "M N"], padding: Bool[Tensor, "M N"]) -> Float[Tensor, "M N D"]:
+    def forward(self, tokens: Tokens) -> Float[Tensor, "M N D"]:
         if self.kind == "bert":
-            return self.bert(input_ids=ids, attention_mask=(~padding).long()).last_hidden_state
-        x = self.tokens(ids) + self.positions[: ids.shape[1]]
-        return self.blocks(x, src_key_padding_mask=padding)
+            return self.bert(input_ids=tokens.ids, attention_mask=(~tokens.padding).long()).last_hidden_state
+        x = self.tokens(tokens.ids) + self.positions[: tokens.ids.shape[1]]
+        return self.blocks(x, src_key_padding_mask=tokens.padding)

@@ -16,7 +16,7 @@ MICRO = ModelConfig(
     embedding=8,
     concrete=ConcreteConfig(image_size=32, depth=1, heads=2, stem=(8, 8)),
     abstract=AbstractConfig(steps=3, channels=6, convs=((8, 2), (6, 1)), dense=(10,)),
-    text=TextConfig(vocabulary=400, length=12, depth=1, heads=2),
+    text=TextConfig(vocabulary=400, length=12, depth=1, heads=2, lexicon=300),
     fusion=FusionConfig(depth=1, heads=2),
 )
 

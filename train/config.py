@@ -60,7 +60,7 @@ class RunConfig:
 
 def pretrain_recipe() -> TrainConfig:
     """OpenMoji: ITC, spiking contrast, STUA. Minutes on two cores for the tiny model."""
-    return TrainConfig()
+    return TrainConfig(steps=600, batch=128, save_every=150, crop=0.4, rotate=15.0, flip=True, ema=0.98)
 
 
 def finetune_recipe() -> TrainConfig:
@@ -74,6 +74,7 @@ def finetune_recipe() -> TrainConfig:
         texts_per_image=4,
         flip=True,
         crop=0.8,
+        ema=0.99,
         save_every=300,
     )
 

@@ -71,7 +71,7 @@ class _Demo:
                 run.config.train.task,
                 load_model(run, backend, self.device),
                 load_split(run, "test"),
-                run.tokenizer,
+                run.codec,
                 run.answers,
                 **options,
             )
@@ -100,7 +100,7 @@ def run_demo(folder: Path, seed: int, lava_samples: int, device: torch.device) -
 
     print("2/6  Fine-tune on easy-VQA: questions about pictures, 13 possible answers.", flush=True)
     config = RunConfig(model=tiny(), train=replace(finetune_recipe(), seed=seed))
-    tuned = demo.stage("finetune", lambda path: new_run(path, config, pretrained.tokenizer), pretrained)
+    tuned = demo.stage("finetune", lambda path: new_run(path, config, pretrained.codec), pretrained)
 
     print(
         "3/6  Quantize the spiking stack: Brevitas int8 weights, integer neurons, a short training that feels both.",

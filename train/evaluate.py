@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from ashnets.model import AshNet, Vision, normalise
-from ashnets.text import encode
+from ashnets.text import TextCodec
 from hw.errors import UserError
 from train.data import ImageTextData
 from train.metrics.retrieval import recalls
@@ -48,11 +47,6 @@ def images_of(data: ImageTextData, indices: Sequence[int], device: torch.device)
     return normalise(torch.from_numpy(np.ascontiguousarray(stacked)).to(device))
 
 
-def encode_texts(tokenizer: Tokenizer, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    ids, padding = encode(tokenizer, texts)
-    return ids.to(device), padding.to(device)
-
-
 class _Rates:
     """Mean firing rates over the images seen, weighted by their number."""
 
@@ -73,7 +67,7 @@ class _Rates:
 def evaluate_vqa(
     model: AshNet,
     data: ImageTextData,
-    tokenizer: Tokenizer,
+    codec: TextCodec,
     answers: list[str],
     *,
     samples: int | None = None,
@@ -94,8 +88,8 @@ def evaluate_vqa(
         rates.add(vision)
         texts = [text for i in indices for text in data.texts(i)]
         text_image = torch.tensor([k for k, i in enumerate(indices) for _ in data.texts(i)], device=device)
-        ids, padding = encode_texts(tokenizer, texts, device)
-        logits = model.answer(model.text(ids, padding), padding, vision.v[text_image]).float().cpu().numpy()
+        tokens = codec.encode(texts).to(device)
+        logits = model.answer(model.text(tokens), tokens.padding, vision.v[text_image]).float().cpu().numpy()
         scores.append(logits)
         predictions.append(logits.argmax(1))
         targets += [index.get(answer, -1) for i in indices for answer in data.answers(i)]
@@ -111,7 +105,7 @@ def evaluate_vqa(
 def evaluate_retrieval(
     model: AshNet,
     data: ImageTextData,
-    tokenizer: Tokenizer,
+    codec: TextCodec,
     *,
     samples: int | None = None,
     progress: Progress | None = None,
@@ -124,9 +118,9 @@ def evaluate_retrieval(
         vision = model.vision(images_of(data, indices, device))
         rates.add(vision)
         captions = [text for i in indices for text in data.texts(i)]
-        tokens, padding = encode_texts(tokenizer, captions, device)
+        tokens = codec.encode(captions).to(device)
         images.append(model.embed_images(vision.v))
-        texts.append(model.embed_texts(model.text(tokens, padding)))
+        texts.append(model.embed_texts(model.text(tokens), tokens))
         text_image += [i for i in indices for _ in data.texts(i)]
         ids += [data.image_id(i) for i in indices]
         if progress:
@@ -140,14 +134,14 @@ def evaluate_retrieval(
 
 
 def evaluate(
-    task: str, model: AshNet, data: ImageTextData, tokenizer: Tokenizer, answers: list[str], **options
+    task: str, model: AshNet, data: ImageTextData, codec: TextCodec, answers: list[str], **options
 ) -> Evaluation:
     """The task's evaluation; the model is left in the mode it was in."""
     training = model.training
     model.eval()
     try:
         if task == "vqa":
-            return evaluate_vqa(model, data, tokenizer, answers, **options)
-        return evaluate_retrieval(model, data, tokenizer, **options)
+            return evaluate_vqa(model, data, codec, answers, **options)
+        return evaluate_retrieval(model, data, codec, **options)
     finally:
         model.train(training)

@@ -27,9 +27,9 @@ from train.checkpoint import (
 )
 from train.config import TrainConfig
 from train.data import ImageTextData, batches, collate
-from train.evaluate import encode_texts, evaluate
+from train.evaluate import evaluate
 from train.logs import RunLog
-from train.run import Bundle, Run
+from train.run import Bundle, Run, fill
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -56,7 +56,9 @@ class Trainer:
         self.run, self.config, self.device = run, run.config.train, device
         self.train_data, self.val_data = train_data, val_data
         torch.manual_seed(self.config.seed)
-        self.bundle = Bundle(run.config, len(run.answers)).to(device)
+        bundle = Bundle(run.config, len(run.answers))
+        bundle.model.text_head.learn_lexicon(run.codec.lexicon)
+        self.bundle = bundle.to(device)
         self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
         vectors = [p for p in self.names if p.ndim < 2]
         matrices = [p for p in self.names if p.ndim >= 2]
@@ -130,13 +132,11 @@ class Trainer:
         batch = collate(self.train_data, indices, rng, self.config.texts_per_image)
         images = torch.from_numpy(batch.images)
         needs_view = any(o.needs_view for o in self.bundle.objectives.values())
-        tokens, padding = encode_texts(self.run.tokenizer, batch.texts, self.device)
         answers = [self.answer_index[answer] for answer in batch.answers]
         return Inputs(
             images=self._augmented(self.augment, images),
             view=self._augmented(self.augment_view, images) if needs_view else None,
-            ids=tokens,
-            padding=padding,
+            tokens=self.run.codec.encode(batch.texts).to(self.device),
             text_image=torch.from_numpy(batch.text_image).to(self.device),
             image_ids=torch.from_numpy(ids).to(self.device),
             answers=torch.tensor(answers, device=self.device) if answers else None,
@@ -155,7 +155,7 @@ class Trainer:
         model = self.bundle.model
         with autocast(self.device):
             vision = model.vision(inputs.images)
-            w = model.text(inputs.ids, inputs.padding)
+            w = model.text(inputs.tokens)
             total = torch.zeros((), device=self.device)
             values = {"rate_in": vision.s_in.detach().mean(), "rate": vision.s_out.detach().mean()}
             for name, weight in self.config.objectives.items():
@@ -189,7 +189,7 @@ class Trainer:
     def _evaluate_and_save(self, log: RunLog) -> None:
         raw = {k: v.clone() for k, v in self.bundle.state_dict().items() if k in self.ema}
         self.bundle.load_state_dict(self.ema, strict=False)
-        result = evaluate(self.config.task, self.bundle.model, self.val_data, self.run.tokenizer, self.run.answers)
+        result = evaluate(self.config.task, self.bundle.model, self.val_data, self.run.codec, self.run.answers)
         self.bundle.load_state_dict(raw, strict=False)
         log.write(self.step, "val", result.metrics)
         self.history.append({"step": self.step, "score": result.score, **result.metrics})
@@ -200,7 +200,7 @@ class Trainer:
         save_checkpoint(self.run.folder, self.step, self.history, tensors)
 
     def _restore(self, checkpoint) -> None:
-        self.bundle.load_state_dict(checkpoint.tensors("weights"))
+        fill(self.bundle, checkpoint.tensors("weights"), checkpoint.folder)
         restore_optimizer(self.optimizer, self.names, checkpoint.tensors("optimizer"))
         if self.config.ema:
             self.ema = {k: v.to(self.device) for k, v in checkpoint.tensors("ema").items()}

@@ -1,6 +1,7 @@
 """A run on disk: its manifest (config, data, answers), tokenizer, checkpoints, logs; and the model that they make.
 
-    RUN/ {manifest.json, tokenizer.json, [float.safetensors], checkpoints/, log.jsonl, tensorboard/, [program/]}
+    RUN/ {manifest.json, tokenizer.json, lexicon.json, [float.safetensors],
+         checkpoints/, log.jsonl, tensorboard/, [program/]}
 
 A quantized run also holds the float weights that it started from (`float.safetensors`) and, when it is done, the
 program.
@@ -17,7 +18,8 @@ from torch import nn
 from ashnets.model import AshNet
 from ashnets.objectives import OBJECTIVES
 from ashnets.stack import SpikingStack
-from hw.artifact import open_artifact, staged_artifact
+from ashnets.text import TextCodec
+from hw.artifact import open_artifact, read_json, staged_artifact, write_json
 from hw.errors import UserError
 from hw.program import SpikingProgram
 from hw.program_file import load_program
@@ -36,7 +38,7 @@ class Run:
 
     folder: Path
     config: RunConfig
-    tokenizer: Tokenizer
+    codec: TextCodec
     answers: list[str]
     data: dict[str, str | int]
 
@@ -48,7 +50,7 @@ class Run:
 def create_run(
     folder: Path,
     config: RunConfig,
-    tokenizer: Tokenizer,
+    codec: TextCodec,
     answers: list[str],
     data: dict[str, str | int],
     float_weights: dict[str, torch.Tensor] | None = None,
@@ -56,10 +58,11 @@ def create_run(
     """Write the run's folder, whole or not at all, ready to be trained."""
     meta = {"config": to_dict(config), "answers": answers, "data": data}
     with staged_artifact(folder, KIND, meta) as temporary:
-        tokenizer.save(str(temporary / "tokenizer.json"))
+        codec.tokenizer.save(str(temporary / "tokenizer.json"))
+        write_json(temporary / "lexicon.json", codec.lexicon)
         if float_weights is not None:
             save_file({k: v.contiguous() for k, v in float_weights.items()}, temporary / "float.safetensors")
-    return Run(folder=folder, config=config, tokenizer=tokenizer, answers=answers, data=data)
+    return Run(folder=folder, config=config, codec=codec, answers=answers, data=data)
 
 
 def open_run(folder: Path) -> Run:
@@ -72,8 +75,9 @@ def open_run(folder: Path) -> Run:
         raise UserError(
             f"{manifest}: 'answers' and 'data' are missing; the folder was not made by this program, make it anew"
         )
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return Run(folder=folder, config=config, tokenizer=tokenizer, answers=answers, data=data)
+    lexicon = read_json(folder / "lexicon.json")
+    codec = TextCodec(Tokenizer.from_file(str(folder / "tokenizer.json")), lexicon)
+    return Run(folder=folder, config=config, codec=codec, answers=answers, data=data)
 
 
 class Bundle(nn.Module):
@@ -100,6 +104,23 @@ class Bundle(nn.Module):
         stack.requires_grad_(True)
 
 
+def fill(module: nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Load `weights` into `module`, or `UserError` where they are those of another model."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()[:160]
+        raise UserError(
+            f"{source}: its weights are not this model's ({reason}); use the version that wrote it"
+        ) from error
+
+
+def fill_from_best(bundle: Bundle, run: Run) -> None:
+    """Load the weights that the best checkpoint was evaluated with."""
+    best = best_checkpoint(run.folder)
+    fill(bundle, best.evaluated_weights(), best.folder)
+
+
 def load_model(run: Run, backend: str, device: torch.device) -> AshNet:
     """The model of the best checkpoint in evaluation mode, its spiking stack replaced by `backend`.
 
@@ -115,10 +136,10 @@ def load_model(run: Run, backend: str, device: torch.device) -> AshNet:
         )
     if run.quantized and backend == "float":
         model = AshNet(run.config.model, len(run.answers))
-        model.load_state_dict(load_file(run.folder / "float.safetensors"))
+        fill(model, load_file(run.folder / "float.safetensors"), run.folder / "float.safetensors")
         return model.to(device).eval()
     bundle = Bundle(run.config, len(run.answers))
-    bundle.load_state_dict(best_checkpoint(run.folder).evaluated_weights())
+    fill_from_best(bundle, run)
     model = bundle.model.to(device).eval()
     if backend not in ("float", "qat"):
         from hw.bridge.module import SpikeBridge

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
-from ashnets.text import train_tokenizer
+from ashnets.config import TextConfig
+from ashnets.text import TextCodec, train_lexicon, train_tokenizer
 from hw.errors import UserError
 from hw.program_file import save_program
 from quantize import lower
@@ -16,7 +16,7 @@ from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, qat_recipe
 from train.data import ImageTextData, answer_vocabulary, load
 from train.loop import Report, Trainer
-from train.run import Bundle, Run, create_run, quantized_stack
+from train.run import Bundle, Run, create_run, fill_from_best, quantized_stack
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +26,25 @@ def load_split(run: Run, split: str) -> ImageTextData:
     return load(run.config.train.dataset, split, run.config.model.concrete.image_size)
 
 
-def new_run(folder: Path, config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
-    """A run that was not trained yet. Without a tokenizer, one is learned from the training texts of
+def train_codec(data: ImageTextData, sources: list[ImageTextData], config: TextConfig) -> TextCodec:
+    """A tokenizer learned from `sources`, a lexicon from `data`; the lexicon counts each image id once."""
+    texts = [text for source in sources for i in range(len(source)) for text in source.texts(i)]
+    of_id = {data.image_id(i): " ".join(data.texts(i)) for i in reversed(range(len(data)))}
+    tokenizer = train_tokenizer(texts, config.vocabulary, config.length)
+    return TextCodec(tokenizer, train_lexicon(of_id.values(), config.lexicon))
+
+
+def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> Run:
+    """A run that was not trained yet. Without a codec, one is learned from the training texts of
     `tokenizer_data`."""
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)
-    if tokenizer is None:
-        sources = (load(name, "train", size) for name in config.train.tokenizer_data)
-        texts = (text for source in sources for i in range(len(source)) for text in source.texts(i))
-        tokenizer = train_tokenizer(texts, config.model.text.vocabulary, config.model.text.length)
+    if codec is None:
+        sources = [load(name, "train", size) for name in config.train.tokenizer_data]
+        codec = train_codec(data, sources, config.model.text)
     texts_count = sum(len(data.texts(i)) for i in range(len(data)))
     summary = {"name": data.name, "images": len(data), "texts": texts_count, "fingerprint": data.fingerprint}
-    return create_run(folder, config, tokenizer, answer_vocabulary(data), summary)
+    return create_run(folder, config, codec, answer_vocabulary(data), summary)
 
 
 def train_run(run: Run, device: torch.device, report: Report | None = None, init: Run | None = None) -> Run:
@@ -68,7 +75,7 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
         for k, v in best_checkpoint(source.folder).evaluated_weights().items()
         if k.startswith("model.")
     }
-    return create_run(folder, config, source.tokenizer, source.answers, source.data, float_weights=weights)
+    return create_run(folder, config, source.codec, source.answers, source.data, float_weights=weights)
 
 
 def qat_config(source: Run, steps: int | None = None) -> RunConfig:
@@ -82,7 +89,7 @@ def qat_config(source: Run, steps: int | None = None) -> RunConfig:
 def write_program(run: Run) -> None:
     """Lower the best checkpoint of a quantized run to `program/`, replacing an older one."""
     bundle = Bundle(run.config, len(run.answers))
-    bundle.load_state_dict(best_checkpoint(run.folder).evaluated_weights())
+    fill_from_best(bundle, run)
     folder = run.folder / "program"
     if folder.exists():
         shutil.rmtree(folder)

@@ -15,7 +15,7 @@ class ImageTextContrast(Objective):
         self.temperature = Temperature()
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = model.embed_images(vision.v) @ model.embed_texts(w).T / self.temperature()
+        logits = model.embed_images(vision.v) @ model.embed_texts(w, inputs.tokens).T / self.temperature()
         positive = inputs.image_ids[:, None] == inputs.image_ids[inputs.text_image][None, :]
         loss = (info_nce(logits, positive) + info_nce(logits.T, positive.T)) / 2
         return loss, {"temperature": self.temperature().detach()}

@@ -21,6 +21,6 @@ class SpikeToText(Objective):
         self.temperature = Temperature()
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = self.head(vision.e.mean(1)) @ model.embed_texts(w).detach().T / self.temperature()
+        logits = self.head(vision.e.mean(1)) @ model.embed_texts(w, inputs.tokens).detach().T / self.temperature()
         positive = inputs.image_ids[:, None] == inputs.image_ids[inputs.text_image][None, :]
         return info_nce(logits, positive), {}

@@ -15,6 +15,6 @@ class AnswerCrossEntropy(Objective):
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if inputs.answers is None:
             raise ValueError("vqa needs answers; Inputs.answers is None")
-        logits = model.answer(w, inputs.padding, vision.v[inputs.text_image])
+        logits = model.answer(w, inputs.tokens.padding, vision.v[inputs.text_image])
         right = (logits.argmax(1) == inputs.answers).float().mean()
         return F.cross_entropy(logits, inputs.answers), {"accuracy": right.detach()}

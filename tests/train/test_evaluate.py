@@ -24,7 +24,7 @@ def test_the_program_through_the_bridge_answers_as_the_quantized_stack_on_every_
     _, quantized = runs
     data = load_split(quantized, "test")
     found = [
-        evaluate_vqa(load_model(quantized, backend, CPU), data, quantized.tokenizer, quantized.answers)
+        evaluate_vqa(load_model(quantized, backend, CPU), data, quantized.codec, quantized.answers)
         for backend in ("qat", "reference")
     ]
     assert np.array_equal(found[0].scores, found[1].scores)
@@ -55,22 +55,20 @@ def test_simulation_reports_the_rate_of_every_layer(runs):
 def test_shuffled_images_give_each_question_another_picture(runs):
     source, _ = runs
     data, model = load_split(source, "test"), load_model(source, "float", CPU)
-    right = evaluate_vqa(model, data, source.tokenizer, source.answers)
-    wrong = evaluate_vqa(model, data, source.tokenizer, source.answers, shuffle_images=True)
+    right = evaluate_vqa(model, data, source.codec, source.answers)
+    wrong = evaluate_vqa(model, data, source.codec, source.answers, shuffle_images=True)
     assert not np.array_equal(right.scores, wrong.scores)
     with torch.no_grad():
         model.fusion.r.zero_()
         for p in model.concrete.parameters():
             p.zero_()  # blind: then the picture cannot matter
-    blind = [
-        evaluate_vqa(model, data, source.tokenizer, source.answers, shuffle_images=s).scores for s in (False, True)
-    ]
+    blind = [evaluate_vqa(model, data, source.codec, source.answers, shuffle_images=s).scores for s in (False, True)]
     assert np.allclose(*blind)
 
 
 def test_retrieval_on_untrained_weights_is_about_chance(tmp_path, few_records):
     run = train_run(new_run(tmp_path / "r", micro_config("retrieval", steps=1)), CPU)
-    found = evaluate_retrieval(load_model(run, "float", CPU), load_split(run, "test"), run.tokenizer)
+    found = evaluate_retrieval(load_model(run, "float", CPU), load_split(run, "test"), run.codec)
     assert found.metrics["tr@1"] < 30
     assert 0 <= found.metrics["mean_recall"] <= 100
 

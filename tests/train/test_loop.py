@@ -128,7 +128,7 @@ def test_the_best_checkpoint_is_the_one_with_the_best_validation_score(tmp_path,
     kept = sorted(int(path.name[5:]) for path in (run.folder / "checkpoints").glob("step-*"))
     assert kept == sorted({best.step, 10, 12})
     model = load_model(run, "float", CPU)
-    found = evaluate("vqa", model, load_split(run, "val"), run.tokenizer, run.answers)
+    found = evaluate("vqa", model, load_split(run, "val"), run.codec, run.answers)
     assert found.score == pytest.approx(next(e["score"] for e in best.history if e["step"] == best.step))
 
 

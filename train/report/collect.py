@@ -83,7 +83,7 @@ def _spikes(run: Run, model: AshNet, data: ImageTextData) -> tuple[list[SpikeExa
 
 def _answers(run: Run, model: AshNet, data: ImageTextData) -> list[AnswerExample]:
     """Up to eight questions answered right and four answered wrong, each about another picture."""
-    found = evaluate_vqa(model, data, run.tokenizer, run.answers, samples=EXAMPLE_IMAGES)
+    found = evaluate_vqa(model, data, run.codec, run.answers, samples=EXAMPLE_IMAGES)
     probabilities = torch.from_numpy(found.scores).softmax(1).numpy()
     right: list[AnswerExample] = []
     wrong: list[AnswerExample] = []
@@ -103,15 +103,15 @@ def _answers(run: Run, model: AshNet, data: ImageTextData) -> list[AnswerExample
 
 def _retrievals(run: Run, data: ImageTextData) -> list[RetrievalExample]:
     """Three pictures with their nearest captions, three captions with their nearest pictures, spread over the split."""
-    scores = evaluate_retrieval(load_model(run, "float", CPU), data, run.tokenizer).scores
+    scores = evaluate_retrieval(load_model(run, "float", CPU), data, run.codec).scores
     captions = [(text, i) for i in range(len(data)) for text in data.texts(i)]
     examples: list[RetrievalExample] = []
     for i in np.linspace(7, len(data) - 8, 3, dtype=int):
         nearest = np.argsort(-scores[i])[:5]
-        found = [(captions[k][0], captions[k][1] == i) for k in nearest]
+        found = [(captions[k][0], bool(captions[k][1] == i)) for k in nearest]
         examples.append(RetrievalExample(query=data.image(i), found=found))
     for k in np.linspace(20, len(captions) - 21, 3, dtype=int):
         nearest = np.argsort(-scores[:, k])[:5]
         text, owner = captions[k]
-        examples.append(RetrievalExample(query=text, found=[(data.image(i), i == owner) for i in nearest]))
+        examples.append(RetrievalExample(query=text, found=[(data.image(i), bool(i == owner)) for i in nearest]))
     return examples
