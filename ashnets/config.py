@@ -47,8 +47,8 @@ class TextConfig:
     depth: int = 2
     heads: int = 4
     dropout: float = 0.0
-    lexicon: int = 3500
-    """Most words and character n-grams that stand beside the tokens in the embedding for retrieval."""
+    lexicon: int = 0
+    """Most words and character n-grams that retrieval compares texts by; 0: by their tokens' features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,8 @@ class ModelConfig:
 def tiny() -> ModelConfig:
     """About a million parameters at 64 px: trains on two CPU cores in minutes."""
     return ModelConfig(
-        concrete=ConcreteConfig(depth=1, dropout=0.1), text=TextConfig(vocabulary=1024, length=24, depth=1)
+        concrete=ConcreteConfig(depth=1, dropout=0.1),
+        text=TextConfig(vocabulary=1024, length=24, depth=1, lexicon=3500),
     )
 
 

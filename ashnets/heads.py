@@ -20,11 +20,26 @@ class EmbeddingHead(nn.Module):
         return F.normalize(self.project(x), dim=-1)
 
 
-class TextEmbeddingHead(nn.Module):
-    """(W, tokens) -> unit vectors [M, embedding]: z = norm(P mean_n W_n + sum_g idf_g E_g / |sum_g idf_g E_g|).
+class TokenEmbeddingHead(nn.Module):
+    """(W, tokens) -> unit vectors [M, embedding]: z = norm(P mean_n W_n), the mean over the text's tokens."""
 
-    E_g are vectors of the words and n-grams that the text holds (see `ashnets.text.train_lexicon`). A word that was
-    never seen in training ("baseball") still shares n-grams with words that were.
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.project = nn.Linear(config.width, config.embedding)
+
+    def learn_lexicon(self, lexicon: dict[str, float]) -> None:
+        """It has none."""
+
+    def forward(self, w: Float[Tensor, "M N D"], tokens: Tokens) -> Float[Tensor, "M K"]:
+        words = (~tokens.padding).unsqueeze(2).to(w.dtype)
+        return F.normalize(self.project((w * words).sum(1) / words.sum(1)), dim=-1)
+
+
+class SpellingEmbeddingHead(nn.Module):
+    """(W, tokens) -> unit vectors [M, embedding]: z = norm(sum_g idf_g E_g) over the words and n-grams g of the text.
+
+    For data of a few thousand captions, which a transformer learns by heart: a word that was never seen in training
+    ("baseball") shares n-grams with words that were. W is not used. See `ashnets.text.train_lexicon`.
     """
 
     idf: Tensor
@@ -32,9 +47,10 @@ class TextEmbeddingHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = config.text.lexicon
-        self.project = nn.Linear(config.width, config.embedding)
         self.spellings = nn.EmbeddingBag(size + 1, config.embedding, mode="sum", padding_idx=0)
         nn.init.normal_(self.spellings.weight, std=0.1)
+        with torch.no_grad():
+            self.spellings.weight[0] = 0
         self.register_buffer("idf", torch.zeros(size + 1))
 
     def learn_lexicon(self, lexicon: dict[str, float]) -> None:
@@ -42,11 +58,8 @@ class TextEmbeddingHead(nn.Module):
         self.idf[1 : len(lexicon) + 1] = torch.tensor(list(lexicon.values()))
 
     def forward(self, w: Float[Tensor, "M N D"], tokens: Tokens) -> Float[Tensor, "M K"]:
-        words = (~tokens.padding).unsqueeze(2).to(w.dtype)
-        pooled = self.project((w * words).sum(1) / words.sum(1))
         weights = F.dropout(self.idf[tokens.bags], 0.2, self.training)  # so that no single spelling carries a text
-        bag = self.spellings(tokens.bags, per_sample_weights=weights)
-        return F.normalize(F.normalize(pooled, dim=-1) + F.normalize(bag, dim=-1), dim=-1)
+        return F.normalize(self.spellings(tokens.bags, per_sample_weights=weights), dim=-1)
 
 
 class AnswerHead(nn.Module):

@@ -10,7 +10,7 @@ from ashnets.abstract import SemanticAbstractEncoder
 from ashnets.concrete import VisualConcreteEncoder
 from ashnets.config import ModelConfig
 from ashnets.fusion import CrossModalEncoder, Fusion
-from ashnets.heads import AnswerHead, EmbeddingHead, TextEmbeddingHead
+from ashnets.heads import AnswerHead, EmbeddingHead, SpellingEmbeddingHead, TokenEmbeddingHead
 from ashnets.text import TextEncoder, Tokens
 
 
@@ -59,7 +59,7 @@ class AshNet(nn.Module):
         self.text = TextEncoder(config)
         self.cross = CrossModalEncoder(config)
         self.image_head = EmbeddingHead(config)
-        self.text_head = TextEmbeddingHead(config)
+        self.text_head = SpellingEmbeddingHead(config) if config.text.lexicon else TokenEmbeddingHead(config)
         self.answer_head = AnswerHead(config, answers) if answers else None
 
     def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:

@@ -26,14 +26,14 @@ class Objective(nn.Module, ABC):
 
 
 class Temperature(nn.Module):
-    """A learned temperature, 0.1 at first, kept within [0.05, 0.5]: a lower one learns small data by heart."""
+    """A learned temperature, 0.1 at first, kept within [0.1, 0.5]: a lower one learns small data by heart."""
 
     def __init__(self) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.tensor(0.1))
 
     def forward(self) -> Tensor:
-        return self.value.clamp(0.05, 0.5)
+        return self.value.clamp(0.1, 0.5)
 
 
 def info_nce(logits: Float[Tensor, "B M"], positive: Bool[Tensor, "B M"]) -> Tensor:

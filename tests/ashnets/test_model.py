@@ -13,8 +13,8 @@ from ashnets.text import Tokens
 
 
 def tokens(ids: torch.Tensor, padding: torch.Tensor) -> Tokens:
-    """Tokens without spellings."""
-    return Tokens(ids, padding, torch.zeros(len(ids), 1, dtype=torch.int64))
+    """Tokens with some spellings."""
+    return Tokens(ids, padding, torch.randint(1, 9, (len(ids), 3)))
 
 
 def inputs(config, images: int = 6, texts: int = 8) -> Inputs:
@@ -94,6 +94,7 @@ def test_a_vision_transformer_of_timm_takes_the_place_of_the_stem(micro):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_is_finite_and_teaches_the_spiking_stack(name, micro):
     model, objective = AshNet(micro, 5), OBJECTIVES[name](micro)
+    model.text_head.learn_lexicon({str(i): 1.0 for i in range(9)})
     batch = inputs(micro)
     vision = model.vision(batch.images)
     loss, logs = objective(model, batch, vision, model.text(batch.tokens))
@@ -112,6 +113,17 @@ def test_stua_teaches_the_text_nothing(micro):
     loss, _ = objective(model, batch, model.vision(batch.images), model.text(batch.tokens))
     loss.backward()
     assert all(p.grad is None for p in (*model.text.parameters(), *model.text_head.parameters()))
+
+
+def test_without_a_lexicon_texts_are_compared_by_their_tokens(micro):
+    model = AshNet(replace(micro, text=replace(micro.text, lexicon=0)), 5).eval()
+    ids, padding = torch.randint(4, 300, (2, 6)), torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    found = model.embed_texts(model.text(tokens(ids, padding)), tokens(ids, padding))
+    assert found.shape == (2, micro.embedding)
+    changed = ids.clone()
+    changed[1, 4:] = 7  # behind the padding
+    again = model.embed_texts(model.text(tokens(changed, padding)), tokens(changed, padding))
+    assert torch.allclose(found, again, atol=1e-6)
 
 
 def test_pairs_of_the_same_image_are_never_negatives():

@@ -3,7 +3,7 @@
 import torch
 from tokenizers import Tokenizer
 
-from ashnets.heads import TextEmbeddingHead
+from ashnets.heads import SpellingEmbeddingHead
 from ashnets.text import CLS, PAD, TextCodec, spellings, train_lexicon, train_tokenizer
 
 TEXTS = ["a red circle", "what colour is the circle?", "Größe", "Αθήνα", "東京の塔"]
@@ -57,10 +57,10 @@ def test_an_unseen_word_shares_spellings_with_a_seen_one():
 
 
 def test_the_embedding_hears_the_spellings_and_ignores_their_padding(micro):
-    head, ours = TextEmbeddingHead(micro).eval(), codec()
+    head, ours = SpellingEmbeddingHead(micro).eval(), codec()
     head.learn_lexicon(ours.lexicon)
     tokens = ours.encode(["a red circle", "red"])
-    w = torch.zeros(2, tokens.ids.shape[1], micro.width)  # the tokens say nothing
+    w = torch.zeros(2, tokens.ids.shape[1], micro.width)
     both = head(w, tokens)
     assert not torch.allclose(both[0], both[1])
     alone = ours.encode(["red"])
