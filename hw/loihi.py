@@ -11,7 +11,10 @@ STATE_LIMIT = 1 << (STATE_BITS - 1)  # u wraps past +-2**23, v saturates at +-(2
 STATE_SHIFT = 6  # synaptic input and threshold are aligned to the states by << 6 [lava: act_shift, vth_shift]
 DECAY_UNITY = 4096  # a decay of 4096 forgets everything [lava: decay_unity; brian2: 0..4096]
 WEIGHT_MIN, WEIGHT_MAX = -256, 255  # 8 bits and a sign mode: mixed is even in [-256, 254] [lava: clip_weights]
-SIGNED_WEIGHT_MIN, SIGNED_WEIGHT_MAX = -128, 127  # any int8 survives: netx stores it with exponent -1 [netx: utils]
+SIGNED_WEIGHT_MIN, SIGNED_WEIGHT_MAX = (
+    -128,
+    127,
+)  # any int8 of both signs: netx stores it with exponent -1 [netx: utils]
 BIAS_MANT_MIN, BIAS_MANT_MAX = -4096, 4095  # 13 bits, signed [lava]
 BIAS_EXP_MAX = 7  # 3 bits, unsigned [lava]
 NETX_BIAS_EXP = 6  # netx runs every layer with this bias exponent [netx: get_neuron_params]

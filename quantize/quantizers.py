@@ -7,8 +7,8 @@ from brevitas.quant.solver import WeightQuantSolver
 class LoihiWeight(IntQuant, MaxStatsScaling, PerTensorPoTScaling8bit, WeightQuantSolver):
     """int8 in [-127, 127]: w_int = round(w / scale), scale the smallest power of two that fits max |w|.
 
-    Lava keeps every such integer (stored with exponent -1), also in a layer without a positive weight, where -128
-    would be lost. A scale of a power of two folds into the threshold, so that the chip needs no exponent.
+    Lava keeps every such integer of a layer with weights of both signs (stored with exponent -1). A scale of a power
+    of two folds into the threshold, so that the chip needs no exponent.
     """
 
     bit_width = 8

@@ -51,6 +51,8 @@ def _line_reporter(title: str, console: Console) -> Report:
         if step % max(1, steps // 10) == 0 or step == steps:
             since, first = start[0]
             left = (time.monotonic() - since) / max(1, step - first) * (steps - step)
-            console.print(f"{title}: {step}/{steps}  {describe(values)}  about {left:.0f} s left", highlight=False)
+            console.print(
+                f"{title}: {step}/{steps}  {describe(values)}  about {left:.0f} s left", highlight=False, soft_wrap=True
+            )
 
     return report

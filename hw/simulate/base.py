@@ -52,7 +52,6 @@ def check_spikes(program: SpikingProgram, spikes: np.ndarray) -> np.ndarray:
         raise UserError(f"input spikes have shape {spikes.shape}, the program takes ({', '.join(map(str, expected))})")
     if spikes.dtype == bool:
         return spikes.astype(np.uint8)
-    binary = spikes.astype(np.uint8)
-    if binary.max(initial=0) > 1 or not np.array_equal(binary, spikes):
+    if np.any((spikes != 0) & (spikes != 1)):
         raise UserError("input spikes hold values other than 0 and 1; encode them as spikes first")
-    return binary
+    return spikes.astype(np.uint8)

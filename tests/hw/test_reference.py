@@ -253,3 +253,25 @@ def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
     layer = Dense(name="fc", weight_int=np.ones((3, 2), int), decay_u_int=1, decay_v_int=1, v_th_mant=1)
     with pytest.raises(UserError, match="'loihi9' is not known; choose one of reference"):
         open_backend("loihi9", SpikingProgram(input_shape=(2,), steps=4, layers=(layer,)))
+
+
+def test_values_that_are_no_spikes_are_refused_and_nan_is_one_of_them():
+    backend = open_backend(
+        "reference",
+        SpikingProgram(
+            input_shape=(2,),
+            steps=1,
+            layers=(
+                Dense(
+                    name="d",
+                    weight_int=np.array([[1, -1]]),
+                    decay_u_int=np.array(1),
+                    decay_v_int=np.array(1),
+                    v_th_mant=np.array(1),
+                ),
+            ),
+        ),
+    )
+    for value in (np.nan, 0.5, -1.0, 2.0, 256.0):
+        with pytest.raises(UserError, match="other than 0 and 1"):
+            backend.run(np.array([[[0.0, value]]]))
