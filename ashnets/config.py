@@ -76,7 +76,7 @@ def tiny() -> ModelConfig:
     """About a million parameters at 64 px: trains on two CPU cores in minutes."""
     return ModelConfig(
         concrete=ConcreteConfig(depth=1, dropout=0.1),
-        text=TextConfig(vocabulary=1024, length=24, depth=1, lexicon=3500),
+        text=TextConfig(vocabulary=1024, length=24, depth=1, lexicon=4300),
     )
 
 

@@ -14,7 +14,7 @@ class EmbeddingHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.Dropout(0.3), nn.Linear(config.width, config.embedding))
+        self.project = nn.Sequential(nn.Dropout(0.5), nn.Linear(config.width, config.embedding))
 
     def forward(self, x: Float[Tensor, "M D"]) -> Float[Tensor, "M K"]:
         return F.normalize(self.project(x), dim=-1)

@@ -52,12 +52,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, length: int) -> Token
 
 
 def spellings(text: str) -> set[str]:
-    """The words of a text and their character 3- to 5-grams, < and > at a word's ends (fastText, Bojanowski 2017)."""
+    """The words of a text and their character 2- to 6-grams, < and > at a word's ends (fastText, Bojanowski 2017)."""
     found = set()
     for word in _WORD.findall(text.casefold()):
         framed = f"<{word}>"
         found.add(word)
-        found |= {framed[i : i + n] for n in (3, 4, 5) for i in range(len(framed) - n + 1)}
+        found |= {framed[i : i + n] for n in range(2, 7) for i in range(len(framed) - n + 1)}
     return found
 
 

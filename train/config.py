@@ -60,7 +60,7 @@ class RunConfig:
 
 def pretrain_recipe() -> TrainConfig:
     """OpenMoji: ITC, spiking contrast, STUA. Minutes on two cores for the tiny model."""
-    return TrainConfig(steps=600, batch=128, lr=2e-3, save_every=150, crop=0.4, rotate=15.0, flip=True, ema=0.98)
+    return TrainConfig(steps=700, batch=128, lr=2e-3, save_every=175, crop=0.35, rotate=15.0, flip=True, ema=0.98)
 
 
 def finetune_recipe() -> TrainConfig:
@@ -69,13 +69,13 @@ def finetune_recipe() -> TrainConfig:
         task="vqa",
         dataset="easy_vqa",
         objectives={"vqa": 1.0},
-        steps=600,
+        steps=500,
         batch=64,
         texts_per_image=4,
         flip=True,
         crop=0.8,
         ema=0.98,
-        save_every=200,
+        save_every=250,
     )
 
 

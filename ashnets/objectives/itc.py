@@ -8,14 +8,26 @@ from ashnets.objectives.base import Objective, Temperature, info_nce
 
 
 class ImageTextContrast(Objective):
-    """(L_i2t + L_t2i) / 2 over cosine similarities / temperature (Radford et al. 2021; positives as in ALBEF)."""
+    """(L_i2t + L_t2i) / 2, each (1 - soft) InfoNCE + soft CE(q, softmax(z_i z_t^T / temperature)).
+
+    q = softmax(z_t z_t^T / soft_temperature), without gradient, lets an image be near to texts that resemble its own:
+    "flag for Peru" is no more wrong than it must be for another flag (Radford et al. 2021; SoftCLIP, Gao et al. 2023).
+    """
+
+    soft = 0.5
+    soft_temperature = 0.1
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.temperature = Temperature()
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = model.embed_images(vision.v) @ model.embed_texts(w, inputs.tokens).T / self.temperature()
+        texts = model.embed_texts(w, inputs.tokens)
+        logits = model.embed_images(vision.v) @ texts.T / self.temperature()
         positive = inputs.image_ids[:, None] == inputs.image_ids[inputs.text_image][None, :]
-        loss = (info_nce(logits, positive) + info_nce(logits.T, positive.T)) / 2
-        return loss, {"temperature": self.temperature().detach()}
+        hard = (info_nce(logits, positive) + info_nce(logits.T, positive.T)) / 2
+        q = (texts @ texts.T / self.soft_temperature).softmax(1).detach()  # [M, M], text to text
+        per_text = -(q * logits.T.log_softmax(1)[:, inputs.text_image]).sum(1).mean()
+        per_image = -(q * logits.log_softmax(1)[inputs.text_image]).sum(1).mean()
+        loss = (1 - self.soft) * hard + self.soft * (per_text + per_image) / 2
+        return loss, {"temperature": self.temperature().detach(), "contrast": hard.detach()}

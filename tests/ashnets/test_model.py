@@ -137,6 +137,17 @@ def test_pairs_of_the_same_image_are_never_negatives():
     assert info_nce(confused, positive) > info_nce(logits, positive) + 10
 
 
+def test_itc_without_soft_targets_is_the_contrastive_loss_and_with_them_forgives_texts_alike(micro, monkeypatch):
+    model, objective = AshNet(micro, 5).eval(), OBJECTIVES["itc"](micro)
+    model.text_head.learn_lexicon({str(i): 1.0 for i in range(9)})
+    batch = inputs(micro)
+    args = (model, batch, model.vision(batch.images), model.text(batch.tokens))
+    loss, logs = objective(*args)
+    assert loss != logs["contrast"]
+    monkeypatch.setattr(type(objective), "soft", 0.0)
+    assert torch.allclose(objective(*args)[0], logs["contrast"])
+
+
 def test_contrast_of_single_positives_is_cross_entropy():
     logits = torch.randn(5, 5)
     expected = torch.nn.functional.cross_entropy(logits, torch.arange(5))

@@ -27,9 +27,9 @@ def ids(data) -> set[str]:
     return {data.image_id(i) for i in range(len(data))}
 
 
-def test_val_and_test_hold_200_concepts_with_one_image_each(splits):
-    for split in ("val", "test"):
-        assert len(splits[split]) == len(ids(splits[split])) == 200
+def test_val_and_test_hold_100_and_200_concepts_with_one_image_each(splits):
+    for split, concepts in (("val", 100), ("test", 200)):
+        assert len(splits[split]) == len(ids(splits[split])) == concepts
 
 
 def test_train_holds_every_variant_of_the_other_concepts(splits):

@@ -28,7 +28,7 @@ import numpy as np
 from train.data.base import ArrayData, ImageTextData, check_split, require
 from train.data.cache import Progress, cached_images
 
-VAL_CONCEPTS = TEST_CONCEPTS = 200
+TEST_CONCEPTS, VAL_CONCEPTS = 200, 100
 
 # Skin tones, and the selector that asks for the colour form of a character.
 _DROPPED = dict.fromkeys((*range(127995, 128000), 65039))
@@ -67,7 +67,7 @@ class _Emoji:
 
 
 def openmoji(split: str, image_size: int, cache: Path | None = None, progress: Progress | None = None) -> ImageTextData:
-    """Train: every drawing of every concept. Val and test: 200 concepts each, one plain drawing per concept.
+    """Train: every drawing of every concept. Test: 200 concepts, val: 100, one plain drawing per concept.
 
     >>> from train.data import load
     >>> load("openmoji", "test", image_size=64).texts(0)  # doctest: +SKIP
