@@ -87,7 +87,8 @@ def _answers(run: Run, model: AshNet, data: ImageTextData) -> list[AnswerExample
     probabilities = torch.from_numpy(found.scores).softmax(1).numpy()
     right: list[AnswerExample] = []
     wrong: list[AnswerExample] = []
-    pairs = [(i, q, a) for i in range(EXAMPLE_IMAGES) for q, a in zip(data.texts(i), data.answers(i), strict=True)]
+    images = range(min(EXAMPLE_IMAGES, len(data)))
+    pairs = [(i, q, a) for i in images for q, a in zip(data.texts(i), data.answers(i), strict=True)]
     used: set[int] = set()
     for row, (i, question, answer) in zip(probabilities, pairs, strict=True):
         best = np.argsort(-row)[:3]
