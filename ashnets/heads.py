@@ -36,30 +36,30 @@ class TokenEmbeddingHead(nn.Module):
 
 
 class SpellingEmbeddingHead(nn.Module):
-    """(W, tokens) -> unit vectors [M, embedding]: z = norm(sum_g idf_g E_g) over the words and n-grams g of the text.
+    """(W, tokens) -> unit vectors [M, embedding]: z = norm(sum_g q_g E_g) over the words and n-grams g of a text.
 
     For data of a few thousand captions, which a transformer learns by heart: a word that was never seen in training
-    ("baseball") shares n-grams with words that were. W is not used. See `ashnets.text.train_lexicon`.
+    ("baseball") shares n-grams with words that were. W is not used. q: see `ashnets.text.train_lexicon`.
     """
 
-    idf: Tensor
+    rarity: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = config.text.lexicon
         self.spellings = nn.EmbeddingBag(size + 1, config.embedding, mode="sum", padding_idx=0)
-        nn.init.normal_(self.spellings.weight, std=0.1)
+        nn.init.normal_(self.spellings.weight, std=0.02)
         with torch.no_grad():
             self.spellings.weight[0] = 0
-        self.register_buffer("idf", torch.zeros(size + 1))
+        self.register_buffer("rarity", torch.zeros(size + 1))
 
     def learn_lexicon(self, lexicon: dict[str, float]) -> None:
         """Take over the lexicon's weights; they are part of the model's from then on."""
-        self.idf[1 : len(lexicon) + 1] = torch.tensor(list(lexicon.values()))
+        self.rarity[1 : len(lexicon) + 1] = torch.tensor(list(lexicon.values()))
 
     def forward(self, w: Float[Tensor, "M N D"], tokens: Tokens) -> Float[Tensor, "M K"]:
-        weights = F.dropout(self.idf[tokens.bags], 0.2, self.training)  # so that no single spelling carries a text
-        return F.normalize(self.spellings(tokens.bags, per_sample_weights=weights), dim=-1)
+        q = F.dropout(self.rarity[tokens.bags], 0.4, self.training)  # so that no single spelling carries a text
+        return F.normalize(self.spellings(tokens.bags, per_sample_weights=q), dim=-1)
 
 
 class AnswerHead(nn.Module):

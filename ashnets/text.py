@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from math import log
+from math import log, sqrt
 from typing import NamedTuple
 
 import torch
@@ -62,14 +62,15 @@ def spellings(text: str) -> set[str]:
 
 
 def train_lexicon(texts: Iterable[str], size: int, least: int = 3) -> dict[str, float]:
-    """The spellings that at least `least` texts share, at most `size`, with their inverse document frequency.
+    """The spellings that at least `least` texts share, at most `size`, and their weights: sqrt(log(texts / count)).
 
-    A rarer one would be learned by heart instead of meaning something in a text that training never saw.
+    A rarer spelling would be learned by heart instead of meaning something in a text that training never saw. The root
+    keeps a rare one that two unrelated words share by chance ("<pic" in "pick" and "picture") from deciding alone.
     """
     documents = [spellings(text) for text in texts]
     counts = Counter(spelling for found in documents for spelling in found)
     shared = sorted((s for s, n in counts.items() if n >= least), key=lambda s: (-counts[s], s))[:size]
-    return {spelling: log(len(documents) / counts[spelling]) for spelling in shared}
+    return {spelling: sqrt(log(len(documents) / counts[spelling])) for spelling in shared}
 
 
 class TextCodec:

@@ -1,7 +1,8 @@
 """Evaluate a model on a split: retrieval recalls or answer accuracy, with what its spikes did along the way."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from ashnets.model import AshNet, Vision, normalise
 from ashnets.text import TextCodec
 from hw.errors import UserError
 from train.data import ImageTextData
-from train.metrics.retrieval import recalls
+from train.metrics.retrieval import hubness, recalls, without_hubs
 
 BATCH = 64  # images at a time; the same for every backend, so that host arithmetic is the same too
 Progress = Callable[[int, int], None]
@@ -101,6 +102,14 @@ def evaluate_vqa(
     return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hubs:
+    """Training data by whose `neighbours` nearest items retrieval recognises what is near to everything."""
+
+    data: ImageTextData
+    neighbours: int
+
+
 @torch.no_grad()
 def evaluate_retrieval(
     model: AshNet,
@@ -108,40 +117,71 @@ def evaluate_retrieval(
     codec: TextCodec,
     *,
     samples: int | None = None,
+    hubs: Hubs | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all
-    their captions."""
-    device = next(model.parameters()).device
-    images, texts, text_image, ids, rates = [], [], [], [], _Rates()
-    for indices in image_batches(data, samples):
-        vision = model.vision(images_of(data, indices, device))
-        rates.add(vision)
-        captions = [text for i in indices for text in data.texts(i)]
-        tokens = codec.encode(captions).to(device)
-        images.append(model.embed_images(vision.v))
-        texts.append(model.embed_texts(model.text(tokens), tokens))
-        text_image += [i for i in indices for _ in data.texts(i)]
-        ids += [data.image_id(i) for i in indices]
-        if progress:
-            progress(indices.stop, len(data) if samples is None else min(samples, len(data)))
-    scores = (torch.cat(images) @ torch.cat(texts).T).float().cpu().numpy()
-    metrics = recalls(scores, ids, np.array(text_image))
+    their captions. hubs: rank by CSLS instead of the plain cosine."""
+    rates = _Rates()
+    images, texts, text_image = _embeddings(model, data, codec, image_batches(data, samples), rates, progress)
+    scores = images @ texts.T
+    if hubs:
+        first = {hubs.data.image_id(i): i for i in reversed(range(len(hubs.data)))}
+        chosen = sorted(first.values())  # one picture of each id, so that ids with many weigh no more
+        batches = (chosen[k : k + BATCH] for k in range(0, len(chosen), BATCH))
+        known_images, known_texts, _ = _embeddings(model, hubs.data, codec, batches, _Rates())
+        scores = without_hubs(
+            scores, hubness(images @ known_texts.T, hubs.neighbours), hubness(texts @ known_images.T, hubs.neighbours)
+        )
+    metrics = recalls(scores, [data.image_id(i) for i in range(len(images))], text_image)
     mean = float(np.mean(list(metrics.values())))
     return Evaluation(
         metrics={**metrics, "mean_recall": mean, **rates.metrics()}, predictions=scores.argmax(1), scores=scores
     )
 
 
+def _embeddings(
+    model: AshNet,
+    data: ImageTextData,
+    codec: TextCodec,
+    batches: Iterable[Sequence[int]],
+    rates: _Rates,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings [images, K] of the pictures of `batches` and [texts, K] of their captions, and the position of each
+    caption's picture [texts]."""
+    device = next(model.parameters()).device
+    images, texts, text_image = [], [], []
+    seen = 0
+    for indices in batches:
+        vision = model.vision(images_of(data, indices, device))
+        rates.add(vision)
+        tokens = codec.encode([text for i in indices for text in data.texts(i)]).to(device)
+        images.append(model.embed_images(vision.v).float().cpu().numpy())
+        texts.append(model.embed_texts(model.text(tokens), tokens).float().cpu().numpy())
+        text_image += [seen + k for k, i in enumerate(indices) for _ in data.texts(i)]
+        seen += len(indices)
+        if progress:
+            progress(seen, len(data))
+    return np.concatenate(images), np.concatenate(texts), np.array(text_image)
+
+
 def evaluate(
-    task: str, model: AshNet, data: ImageTextData, codec: TextCodec, answers: list[str], **options
+    task: str,
+    model: AshNet,
+    data: ImageTextData,
+    codec: TextCodec,
+    answers: list[str],
+    *,
+    hubs: Hubs | None = None,
+    **options: Any,
 ) -> Evaluation:
-    """The task's evaluation; the model is left in the mode it was in."""
+    """The task's evaluation; the model is left in the mode it was in. hubs: for retrieval alone."""
     training = model.training
     model.eval()
     try:
         if task == "vqa":
             return evaluate_vqa(model, data, codec, answers, **options)
-        return evaluate_retrieval(model, data, codec, **options)
+        return evaluate_retrieval(model, data, codec, hubs=hubs, **options)
     finally:
         model.train(training)

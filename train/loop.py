@@ -27,7 +27,7 @@ from train.checkpoint import (
 )
 from train.config import TrainConfig
 from train.data import ImageTextData, batches, collate
-from train.evaluate import evaluate
+from train.evaluate import Hubs, evaluate
 from train.logs import RunLog
 from train.run import Bundle, Run, fill
 
@@ -47,6 +47,20 @@ def seed_step(seed: int, step: int) -> np.random.Generator:
     torch_seed, numpy_seed = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64)
     torch.manual_seed(int(torch_seed))
     return np.random.default_rng(int(numpy_seed))
+
+
+def augmentation(config: TrainConfig, size: int) -> v2.Transform:
+    """What happens to a training image, uint8 [3, H, W]: cropping, rotation, mirroring and erasing, where asked for."""
+    steps: list[nn.Module] = []
+    if config.crop < 1:
+        steps.append(v2.RandomResizedCrop(size, scale=(config.crop, 1.0), ratio=(0.9, 1.1), antialias=True))
+    if config.rotate:
+        steps.append(v2.RandomAffine([-config.rotate, config.rotate], fill=255))
+    if config.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if config.erase:
+        steps.append(v2.RandomErasing(p=config.erase, scale=(0.05, 0.25), value=255))
+    return v2.Compose(steps or [v2.Identity()])
 
 
 class Trainer:
@@ -74,21 +88,9 @@ class Trainer:
         self.images_by_id: dict[str, list[int]] = {}
         for i in range(len(train_data)):
             self.images_by_id.setdefault(train_data.image_id(i), []).append(i)
-        self.augment = self._augmentation(colour=False)
-        self.augment_view = self._augmentation(colour=True)
-
-    def _augmentation(self, *, colour: bool) -> v2.Transform:
-        size = self.run.config.model.concrete.image_size
-        steps: list[nn.Module] = []
-        if self.config.crop < 1:
-            steps.append(v2.RandomResizedCrop(size, scale=(self.config.crop, 1.0), ratio=(0.9, 1.1), antialias=True))
-        if self.config.rotate:
-            steps.append(v2.RandomAffine([-self.config.rotate, self.config.rotate], fill=255))
-        if self.config.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if colour:
-            steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3))
-        return v2.Compose(steps or [v2.Identity()])
+        size = run.config.model.concrete.image_size
+        self.augment = augmentation(self.config, size)
+        self.augment_view = v2.Compose([self.augment, v2.ColorJitter(brightness=0.3, contrast=0.3)])
 
     def load_weights(self, weights: Tensors) -> None:
         """Start from the weights of another run: all that has the same name and shape. The answer head may differ."""
@@ -189,7 +191,10 @@ class Trainer:
     def _evaluate_and_save(self, log: RunLog) -> None:
         raw = {k: v.clone() for k, v in self.bundle.state_dict().items() if k in self.ema}
         self.bundle.load_state_dict(self.ema, strict=False)
-        result = evaluate(self.config.task, self.bundle.model, self.val_data, self.run.codec, self.run.answers)
+        k = self.config.neighbours
+        hubs = Hubs(data=self.train_data, neighbours=k) if k else None
+        model, codec = self.bundle.model, self.run.codec
+        result = evaluate(self.config.task, model, self.val_data, codec, self.run.answers, hubs=hubs)
         self.bundle.load_state_dict(raw, strict=False)
         log.write(self.step, "val", result.metrics)
         self.history.append({"step": self.step, "score": result.score, **result.metrics})

@@ -15,6 +15,7 @@ from quantize import lower
 from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, qat_recipe
 from train.data import ImageTextData, answer_vocabulary, load
+from train.evaluate import Hubs
 from train.loop import Report, Trainer
 from train.run import Bundle, Run, create_run, fill_from_best, quantized_stack
 
@@ -24,6 +25,12 @@ log = logging.getLogger(__name__)
 def load_split(run: Run, split: str) -> ImageTextData:
     """A split of the run's data set at the model's image size."""
     return load(run.config.train.dataset, split, run.config.model.concrete.image_size)
+
+
+def hubs_of(run: Run) -> Hubs | None:
+    """What retrieval of this run discounts hubs by."""
+    neighbours = run.config.train.neighbours
+    return Hubs(data=load_split(run, "train"), neighbours=neighbours) if neighbours else None
 
 
 def train_codec(data: ImageTextData, sources: list[ImageTextData], config: TextConfig) -> TextCodec:

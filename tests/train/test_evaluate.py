@@ -6,7 +6,7 @@ import torch
 
 from hw.errors import UserError
 from tests.conftest import micro_config
-from train.evaluate import evaluate_retrieval, evaluate_vqa, image_batches
+from train.evaluate import Hubs, evaluate_retrieval, evaluate_vqa, image_batches
 from train.joints import simulate_run, verify_run
 from train.run import load_model
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
@@ -64,6 +64,16 @@ def test_shuffled_images_give_each_question_another_picture(runs):
             p.zero_()  # blind: then the picture cannot matter
     blind = [evaluate_vqa(model, data, source.codec, source.answers, shuffle_images=s).scores for s in (False, True)]
     assert np.allclose(*blind)
+
+
+def test_hubs_are_discounted_by_what_pictures_and_captions_are_near_to_in_training(tmp_path, few_records):
+    run = train_run(new_run(tmp_path / "r", micro_config("retrieval", steps=1)), CPU)
+    model, data = load_model(run, "float", CPU), load_split(run, "test")
+    plain = evaluate_retrieval(model, data, run.codec).scores
+    fair = evaluate_retrieval(model, data, run.codec, hubs=Hubs(data=load_split(run, "train"), neighbours=3)).scores
+    taken = 2 * plain - fair  # r(i) + r(t)
+    np.testing.assert_allclose(taken, taken[:, :1] + taken[:1] - taken[0, 0], atol=1e-4)
+    assert np.ptp(taken[0]) > 1e-3
 
 
 def test_retrieval_on_untrained_weights_is_about_chance(tmp_path, few_records):

@@ -15,9 +15,10 @@ import torch
 from hw.errors import UserError
 from tests.conftest import micro_config
 from train.checkpoint import best_checkpoint, newest_checkpoint
+from train.config import TrainConfig
 from train.evaluate import evaluate
 from train.logs import read_log
-from train.loop import Trainer, learning_rate, seed_step
+from train.loop import Trainer, augmentation, learning_rate, seed_step
 from train.run import load_model, open_run
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
 
@@ -146,6 +147,16 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 1e-3
+
+
+def test_erasing_paints_a_rectangle_white_in_as_many_images_as_asked():
+    torch.manual_seed(0)
+    black = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    for share in (0.0, 0.5, 1.0):
+        augment = augmentation(TrainConfig(crop=1, erase=share), 64)
+        white = [(augment(black) == 255).float().mean().item() for _ in range(100)]
+        assert sum(part > 0 for part in white) == pytest.approx(100 * share, abs=15 * (0 < share < 1))
+        assert all(part == 0 or 0.03 < part < 0.27 for part in white)
 
 
 def test_each_step_has_its_own_randomness():

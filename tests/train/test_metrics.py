@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.metrics.retrieval import ranks, recalls
+from train.metrics.retrieval import hubness, ranks, recalls, without_hubs
 
 
 def test_recall_by_hand():
@@ -41,3 +41,18 @@ def test_rank_is_the_number_of_irrelevant_items_that_score_at_least_as_high(seed
         best = max(scores[q, i] for i in range(items) if relevant[q, i])
         expected = sum(scores[q, i] >= best and not relevant[q, i] for i in range(items))
         assert ranks(scores, relevant)[q] == expected
+
+
+def test_hubness_is_the_mean_of_the_nearest():
+    similarities = np.array([[0.1, 0.9, 0.5], [0.2, 0.2, 0.2]])
+    assert hubness(similarities, 2).tolist() == pytest.approx([0.7, 0.2])
+    assert hubness(similarities, 99).tolist() == pytest.approx([0.5, 0.2])
+
+
+def test_a_caption_that_is_near_to_all_pictures_no_longer_wins_by_that():
+    scores = np.array([[0.6, 0.5], [0.6, 0.3]])  # text 0 is everyone's; text 1 is liked by its picture alone
+    plain = recalls(scores, ["b", "a"], np.array([1, 0]), ks=(1,))
+    fair = without_hubs(scores, np.array([0.5, 0.5]), np.array([0.6, 0.1]))
+    assert plain["tr@1"] == 50.0
+    assert recalls(fair, ["b", "a"], np.array([1, 0]), ks=(1,))["tr@1"] == 100.0
+    np.testing.assert_allclose(fair, [[0.1, 0.4], [0.1, 0.0]], atol=1e-12)

