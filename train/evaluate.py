@@ -1,6 +1,6 @@
 """Evaluate a model on a split: retrieval recalls or answer accuracy, with what its spikes did along the way."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,12 +123,12 @@ def evaluate_retrieval(
     """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all
     their captions. hubs: rank by CSLS instead of the plain cosine."""
     rates = _Rates()
-    images, texts, text_image = _embeddings(model, data, codec, image_batches(data, samples), rates, progress)
+    images, texts, text_image = _embeddings(model, data, codec, list(image_batches(data, samples)), rates, progress)
     scores = images @ texts.T
     if hubs:
         first = {hubs.data.image_id(i): i for i in reversed(range(len(hubs.data)))}
         chosen = sorted(first.values())  # one picture of each id, so that ids with many weigh no more
-        batches = (chosen[k : k + BATCH] for k in range(0, len(chosen), BATCH))
+        batches = [chosen[k : k + BATCH] for k in range(0, len(chosen), BATCH)]
         known_images, known_texts, _ = _embeddings(model, hubs.data, codec, batches, _Rates())
         scores = without_hubs(
             scores, hubness(images @ known_texts.T, hubs.neighbours), hubness(texts @ known_images.T, hubs.neighbours)
@@ -144,7 +144,7 @@ def _embeddings(
     model: AshNet,
     data: ImageTextData,
     codec: TextCodec,
-    batches: Iterable[Sequence[int]],
+    batches: Sequence[Sequence[int]],
     rates: _Rates,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -152,7 +152,7 @@ def _embeddings(
     caption's picture [texts]."""
     device = next(model.parameters()).device
     images, texts, text_image = [], [], []
-    seen = 0
+    seen, total = 0, sum(map(len, batches))
     for indices in batches:
         vision = model.vision(images_of(data, indices, device))
         rates.add(vision)
@@ -162,7 +162,7 @@ def _embeddings(
         text_image += [seen + k for k, i in enumerate(indices) for _ in data.texts(i)]
         seen += len(indices)
         if progress:
-            progress(seen, len(data))
+            progress(seen, total)
     return np.concatenate(images), np.concatenate(texts), np.array(text_image)
 
 
