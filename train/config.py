@@ -66,11 +66,11 @@ class RunConfig:
 def pretrain_recipe() -> TrainConfig:
     """OpenMoji: ITC, spiking contrast, STUA. Minutes on two cores for the tiny model."""
     return TrainConfig(
-        steps=700,
+        steps=900,
         batch=128,
         lr=2e-3,
         weight_decay=0.3,
-        save_every=175,
+        save_every=225,
         crop=0.35,
         rotate=15.0,
         flip=True,
