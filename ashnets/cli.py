@@ -120,20 +120,34 @@ def evaluate(
 
 
 def simulate(
-    run: RunFolder,
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None,
     /,
+    program: Path | None = None,
+    input: Path | None = None,
+    out: Path | None = None,
+    layers: bool = False,
     backend: str = "reference",
     samples: int | None = 64,
     verify: bool = False,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
-    """Run real samples of the test split through the program of the quantized RUN on a backend; print each layer's
-    firing rate.
+    """Run spikes through a spiking program on a backend: a quantized RUN's, or any file's; print firing rates.
 
-    --verify also compares every layer's spikes with the reference and with the QAT forward pass; exit code 1 if one
-    differs.
+    RUN: real samples of its test split; --verify also compares every layer's spikes with the reference and with the QAT
+    forward pass, exit code 1 if one differs.
+
+    --program NET --input SPIKES.npy --out OUT.npy: a program's folder, or a .net file that lava-dl wrote, and spikes
+    [T, ...] or [B, T, ...]. --layers also writes every layer's spikes, u and v to OUT.layers.npz.
     """
+    if program is not None:
+        if run is not None or verify:
+            raise UserError("--program runs a file by itself: leave RUN and --verify out")
+        return _simulate_file(program, input, out, backend, layers, json)
+    if run is None:
+        raise UserError("nothing to simulate; give a quantized RUN, or --program NET --input SPIKES.npy --out OUT.npy")
+    if input is not None or out is not None or layers:
+        raise UserError("--input, --out and --layers go with --program, not with a RUN")
     from train.joints import simulate_run, verify_run
     from train.run import choose_device, open_run
 
@@ -146,14 +160,27 @@ def simulate(
     runtimes = ("qat",) if backend == "reference" else ("qat", backend)
     joints = verify_run(opened, runtimes, samples, where)
     for joint in joints:
-        layers = ", ".join(f"{name} {count} of {joint.compared[name]}" for name, count in joint.mismatches.items())
+        counts = ", ".join(f"{name} {count} of {joint.compared[name]}" for name, count in joint.mismatches.items())
         print(
-            f"{joint.left} against {joint.right}, {joint.samples} samples: {joint.total} mismatching spikes ({layers})"
+            f"{joint.left} against {joint.right}, {joint.samples} samples: {joint.total} mismatching spikes ({counts})"
         )
     total = sum(joint.total for joint in joints)
     values = {f"mismatching_spikes_{joint.left}_{joint.right}": joint.total for joint in joints}
     _done({"run": str(run), "samples": joints[0].samples, **values}, json)
     return 1 if total else 0
+
+
+def _simulate_file(program: Path, spikes: Path | None, out: Path | None, backend: str, layers: bool, json: bool) -> int:
+    from hw.simulate.files import simulate_file
+
+    if spikes is None or out is None:
+        raise UserError("--program also needs --input SPIKES.npy and --out OUT.npy")
+    rates = simulate_file(program, spikes, out, backend=backend, layers=layers)
+    for name, rate in rates.items():
+        print(f"{name:>16}  firing rate {rate:.4f}")
+    return _done(
+        {"program": str(program), "backend": backend, "out": str(out), "firing_rates": rates}, json, f"wrote {out}"
+    )
 
 
 def demo(
@@ -177,8 +204,38 @@ def report(run: RunFolder, /, json: bool = False) -> int:
     return _done({"report": str(path)}, json, f"wrote {path}: open it in a browser")
 
 
-def doctor(json: bool = False) -> int:
-    """Say what is there, and what to do about what is missing. Exit code 1 if something is."""
+def bench(
+    what: Annotated[Literal["simulate"], tyro.conf.Positional], /, program: Path | None = None, json: bool = False
+) -> int:
+    """Time the simulators side by side with Lava's process simulation; outputs are compared first.
+
+    program: a program's folder, to be timed too.
+    """
+    from hw.bench import cases, measure
+    from hw.program_file import load_program
+
+    rows = []
+    for case in cases(load_program(program) if program else None):
+        rows.append(row := measure(case))
+        ours = ", ".join(f"{name[:-11]} {value:.0f}x" for name, value in row.items() if name.endswith("_times_lava"))
+        print(f"{case.name}, batch {case.batch}: Lava {row['lava_us']:.0f} us a step; faster: {ours}", flush=True)
+    return _done({"bench": what, "rows": rows}, json)
+
+
+def doctor(program: Path | None = None, json: bool = False) -> int:
+    """Say what is there, and what to do about what is missing. Exit code 1 if something is.
+
+    program: a program's folder or a .net file; then say instead all that the chip would not hold.
+    """
+    if program is not None:
+        from hw.simulate.files import examine_program
+
+        found = examine_program(program)
+        for line in found:
+            print(f"PROBLEM  {line}")
+        return _done({"ok": not found, "problems": found}, json, None if found else f"{program} fits") or int(
+            bool(found)
+        )
     from train.doctor import examine
 
     lines = []
@@ -205,6 +262,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "simulate": simulate,
     "report": report,
+    "bench": bench,
     "doctor": doctor,
 }
 

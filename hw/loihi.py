@@ -20,3 +20,5 @@ BIAS_EXP_MAX = 7  # 3 bits, unsigned [lava]
 NETX_BIAS_EXP = 6  # netx runs every layer with this bias exponent [netx: get_neuron_params]
 V_TH_MANT_MAX = 131071  # 17 bits [lava; brian2]
 EXACT_FLOAT32 = 1 << 24  # integers below this magnitude are exact in float32
+DELAY_MAX = 62  # steps [netx: clamps to it; Loihi 2 holds 0..63]
+MESSAGE_BITS_MAX = 24  # of a graded spike [Loihi 2, lava-nc: s_in precision 24]

@@ -11,11 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from hw.artifact import open_artifact, read_json, staged_artifact, write_json
 from hw.errors import UserError
-from hw.program import Conv, Dense, Flatten, Layer, SpikingProgram
+from hw.program import Conv, Dense, Flatten, Layer, Recurrent, SpikingProgram
 from hw.validate import validate
 
 KIND = "program"
-_LAYERS: dict[str, type[Layer]] = {"conv": Conv, "dense": Dense, "flatten": Flatten}
+_LAYERS: dict[str, type[Layer]] = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "flatten": Flatten}
 
 
 def save_program(program: SpikingProgram, folder: Path) -> Path:
@@ -40,34 +40,41 @@ def write_program(program: SpikingProgram, folder: Path) -> None:
                 entry[item.name] = value
         layers.append(entry)
     save_file(tensors, folder / "weights.safetensors")
-    write_json(folder / "program.json", {"input_shape": program.input_shape, "steps": program.steps, "layers": layers})
+    spec = {"input_shape": program.input_shape, "input_bits": program.input_bits, "steps": program.steps}
+    write_json(folder / "program.json", {**spec, "layers": layers})
 
 
 def load_program(folder: Path) -> SpikingProgram:
     """Read and check a folder that `save_program` wrote."""
-    open_artifact(folder, KIND)
-    return read_program(folder)
+    return validate(read_program(open_artifact(folder, KIND).folder))
 
 
 def read_program(folder: Path) -> SpikingProgram:
-    """Read the two files of a folder whose hashes were checked."""
+    """Read the two files of a folder whose hashes were checked. Whether the chip could hold it is not."""
     path = folder / "program.json"
     spec = read_json(path)
     try:
         tensors = load_file(folder / "weights.safetensors")
         layers = tuple(_layer(entry, tensors) for entry in spec["layers"])
-        program = SpikingProgram(input_shape=tuple(spec["input_shape"]), steps=spec["steps"], layers=layers)
+        program = SpikingProgram(
+            input_shape=tuple(spec["input_shape"]),
+            steps=spec["steps"],
+            layers=layers,
+            input_bits=spec.get("input_bits", 0),
+        )
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a program of ours ({type(error).__name__}: {error}); write it anew") from error
-    return validate(program)
+    return program
 
 
 def _layer(entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> Layer:
     kind = _LAYERS[entry["type"]]
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != "type"}
     arrays: dict[str, Any] = {
-        item.name: tensors[f"{entry['name']}.{item.name}"] for item in fields(kind) if item.name not in values
+        item.name: tensors[f"{entry['name']}.{item.name}"]
+        for item in fields(kind)
+        if item.name not in values and not (item.name == "delay" and f"{entry['name']}.delay" not in tensors)
     }
     return kind(**values, **arrays)

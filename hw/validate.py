@@ -1,20 +1,25 @@
 """Refuse what the chip cannot hold: every problem names layer, value, limit, fix and where the limit comes from."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from hw import loihi
 from hw.errors import UserError
-from hw.program import Conv, Dense, SpikingProgram
+from hw.program import Conv, Dense, Flatten, Recurrent, SpikingProgram
 
 
 def problems(program: SpikingProgram) -> list[str]:
     """One line for each value that does not fit; an empty list means that the program fits."""
-    return [
-        f"layer {i} '{layer.name}': {problem}"
-        for i, layer in enumerate(program.layers)
-        if isinstance(layer, (Conv, Dense))
-        for problem in _layer_problems(layer)
-    ]
+    found = []
+    if not 0 <= program.input_bits <= loihi.MESSAGE_BITS_MAX:
+        found.append(f"input_bits is {program.input_bits}, Loihi 2 holds 0..{loihi.MESSAGE_BITS_MAX} (graded spikes)")
+    largest = max(1, (1 << max(0, min(program.input_bits, loihi.MESSAGE_BITS_MAX))) - 1)  # of one input
+    for i, layer in enumerate(program.layers):
+        if not isinstance(layer, Flatten):
+            found += [f"layer {i} '{layer.name}': {problem}" for problem in layer_problems(layer, largest)]
+            largest = 1
+    return found
 
 
 def validate(program: SpikingProgram) -> SpikingProgram:
@@ -26,8 +31,13 @@ def validate(program: SpikingProgram) -> SpikingProgram:
     return program
 
 
-def _layer_problems(layer: Conv | Dense):
+def layer_problems(layer: Conv | Dense, largest: int = 1) -> Iterator[str]:
+    """What the chip cannot hold of one layer. largest: magnitude of one input spike."""
     weight = layer.weight_int
+    rows = np.abs(weight).reshape(layer.channels, -1).sum(1) * largest
+    if isinstance(layer, Recurrent):
+        weight = np.concatenate([weight.ravel(), layer.weight_rec_int.ravel()])
+        rows = rows + np.abs(layer.weight_rec_int).sum(1)
     low, high = int(weight.min()), int(weight.max())
     mixed_odd = (
         low < 0 < high and np.any(weight % 2) and (low < loihi.SIGNED_WEIGHT_MIN or high > loihi.SIGNED_WEIGHT_MAX)
@@ -43,12 +53,19 @@ def _layer_problems(layer: Conv | Dense):
         yield f"weight_exp is {layer.weight_exp}, Lava's conv has none; absorb it into the threshold (lava-nc)"
     if not -8 <= layer.weight_exp <= 7:
         yield f"weight_exp is {layer.weight_exp}, Loihi holds -8..7; rescale the layer (Loihi 1, nengo-loihi)"
-    fan_in = int(np.abs(weight).reshape(layer.channels, -1).sum(1).max())
+    fan_in = int(rows.max())
     if fan_in << max(layer.weight_exp, 0) >= loihi.STATE_LIMIT:
         yield (
-            f"the largest sum of |weight| of one neuron is {fan_in}, its input must stay below 2**23; "
+            f"the largest sum of |weight * input| of one neuron is {fan_in}, its input must stay below 2**23; "
             "use fewer inputs or weight bits (24-bit states, lava-nc)"
         )
+    if isinstance(layer, Dense) and layer.delay.size:
+        allowed = ((), layer.weight_int.shape[1:], layer.weight_int.shape)
+        if layer.delay.shape not in allowed:
+            yield f"delay has shape {layer.delay.shape}, expected {' or '.join(map(str, allowed))}"
+        elif layer.delay.min() < 0 or layer.delay.max() > loihi.DELAY_MAX:
+            worst = int(layer.delay.max() if layer.delay.max() > loihi.DELAY_MAX else layer.delay.min())
+            yield f"delay is {worst}, netx holds 0..{loihi.DELAY_MAX}; clamp it (lava-dl netx)"
     for key, limits, source in (
         ("decay_u_int", (1, loihi.DECAY_UNITY), "brian2-loihi; 0 is netx's -1"),
         ("decay_v_int", (0, loihi.DECAY_UNITY), "brian2-loihi"),

@@ -14,19 +14,19 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 
-from hw.artifact import write_json
-from hw.errors import BackendError
+from hw.artifact import read_json, write_json
+from hw.errors import BackendError, UserError
 from hw.lava.compat import environment, require_lava
 from hw.netx_file import write_net
 from hw.program import Conv, Flatten, SpikingProgram
-from hw.simulate.base import Result, check_spikes
+from hw.simulate.base import Result, State, check_spikes
 
 LOG_LIMIT = 8000  # characters of the runner's log that an error carries: its end, where the traceback is
 GRACE_SECONDS = 5.0  # for processes that were asked to end
@@ -65,22 +65,31 @@ class LavaBackend:
     def __init__(self, program: SpikingProgram, *, deadline: Deadline = Deadline()) -> None:
         self.program = program
         self.deadline = deadline
+        self.seconds: dict[str, float] = {}  # of the last run: "start", and "steps", all but the first
         with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as folder:
             self._net = write_net(_for_netx(program), Path(folder) / "network.net").read_bytes()
         require_lava()
 
-    def run(self, spikes: np.ndarray, *, layers: bool = False) -> Result:
+    def run(
+        self, spikes: np.ndarray, *, layers: bool = False, states: bool = False, state: State | None = None
+    ) -> Result:
+        if state is not None:
+            raise UserError("backend 'lava' runs whole samples only; choose another for streams that go on")
         spikes = check_spikes(self.program, spikes)
         names = [layer.name for layer in self.program.synaptic]
         wanted = names if layers else names[-1:]
         if spikes.shape[1] == 0:
-            recorded = {name: np.zeros((*spikes.shape[:2], *self.program.shapes[name]), np.uint8) for name in wanted}
+            shapes = {name: (*spikes.shape[:2], *self.program.shapes[name]) for name in names}
+            recorded = {name: np.zeros(shapes[name], np.uint8) for name in wanted}
+            us = vs = {name: np.zeros(shapes[name], np.int64) for name in names if states}
         else:
-            recorded = self._run_lava(spikes, {names.index(name): name for name in wanted})
+            recorded, us, vs = self._run_lava(spikes, {names.index(name): name for name in wanted}, states)
         output = recorded[names[-1]].reshape(*spikes.shape[:2], *self.program.output_shape)
-        return Result(output=output, layers=recorded if layers else {})
+        return Result(output=output, layers=recorded if layers else {}, u=us, v=vs)
 
-    def _run_lava(self, spikes: np.ndarray, record: dict[int, str]) -> dict[str, np.ndarray]:
+    def _run_lava(
+        self, spikes: np.ndarray, record: dict[int, str], states: bool
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
         program, samples = self.program, spikes.shape[1]
         with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as name:
             folder = Path(name)
@@ -93,16 +102,26 @@ class LavaBackend:
                     "steps": len(rows),
                     "reset_interval": program.steps,
                     "input_shape": _for_netx(program).input_shape,
+                    "input_bits": program.input_bits,
                     "record": list(record),
+                    "states": states,
                 },
             )
             run_job(folder, self.deadline.seconds(program, len(rows)))
-            return {
-                layer: unpack_stream(
-                    np.load(folder / f"layer{i}.npy"), i + 1, program.steps, samples, program.shapes[layer]
-                )
+            self.seconds = read_json(folder / "seconds.json")
+
+            def samples_of(rows: np.ndarray, i: int, layer: str) -> np.ndarray:
+                return cut_stream(rows, i + 1, program.steps, samples, program.shapes[layer])
+
+            recorded = {
+                layer: samples_of(unpack_rows(np.load(folder / f"layer{i}.npy"), program.shapes[layer]), i, layer)
                 for i, layer in record.items()
             }
+            us, vs = {}, {}
+            for i, layer in enumerate(program.synaptic if states else ()):
+                both = np.load(folder / f"state{i}.npy").astype(np.int64)
+                us[layer.name], vs[layer.name] = (samples_of(both[:, k], i, layer.name) for k in (0, 1))
+            return recorded, us, vs
 
 
 def _for_netx(program: SpikingProgram) -> SpikingProgram:
@@ -114,20 +133,25 @@ def _for_netx(program: SpikingProgram) -> SpikingProgram:
         shape = layer.output_shape(shape)
     flat = isinstance(program.layers[0], Flatten)
     input_shape = (prod(program.input_shape),) if flat else program.input_shape
-    return SpikingProgram(input_shape=input_shape, steps=program.steps, layers=tuple(layers))
+    return replace(program, input_shape=input_shape, layers=tuple(layers))
 
 
 def pack_stream(spikes: np.ndarray, extra: int) -> np.ndarray:
-    """Spikes uint8 [T, B, ...] -> bit-packed rows [B T + extra, bytes]: sample after sample, then empty steps."""
+    """Spikes [T, B, ...] -> rows [B T + extra, ...]: sample after sample, then empty steps. uint8 spikes are packed
+    into bits, graded int32 ones stay."""
     steps, samples = spikes.shape[:2]
-    rows = np.packbits(spikes.swapaxes(0, 1).reshape(samples * steps, -1), axis=1)
-    return np.pad(rows, ((0, extra), (0, 0)))
+    rows = spikes.swapaxes(0, 1).reshape(samples * steps, -1)
+    return np.pad(np.packbits(rows, axis=1) if rows.dtype == np.uint8 else rows, ((0, extra), (0, 0)))
 
 
-def unpack_stream(rows: np.ndarray, lag: int, steps: int, samples: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Bit-packed rows of a layer that lags `lag` steps -> spikes uint8 [T, B, *shape]."""
-    bits = np.unpackbits(rows[lag : lag + samples * steps], axis=1, count=prod(shape))
-    return np.ascontiguousarray(bits.reshape(samples, steps, *shape).swapaxes(0, 1))
+def unpack_rows(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Bit-packed rows -> uint8 spikes [rows, neurons]."""
+    return np.unpackbits(rows, axis=1, count=prod(shape))
+
+
+def cut_stream(rows: np.ndarray, lag: int, steps: int, samples: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Rows [steps, neurons] of a layer that lags `lag` steps -> [T, B, *shape]."""
+    return np.ascontiguousarray(rows[lag : lag + samples * steps].reshape(samples, steps, *shape).swapaxes(0, 1))
 
 
 def run_job(folder: Path, seconds: float) -> None:

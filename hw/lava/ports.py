@@ -1,4 +1,4 @@
-"""Lava processes that read spikes from a file and write spikes to a file, one bit each.
+"""Lava processes that read spikes from a file and write spikes to a file, one bit each (graded input: int32).
 
 Lava's own RingBuffer moves data through `data.get()`, value by value, which costs more than the simulation. Here a
 model maps the file into its memory. Files are in the program's (C, H, W) order and netx works in (W, H, C): each is the
@@ -48,8 +48,10 @@ def make_ports(lava: SimpleNamespace) -> Ports:
             self.rows = np.load(proc_params["path"], mmap_mode="r")
 
         def run_spk(self) -> None:
-            bits = np.unpackbits(self.rows[self.time_step - 1], count=int(np.prod(self.file_shape)))
-            self.out.send(bits.reshape(self.file_shape).T)
+            row = self.rows[self.time_step - 1]
+            if row.dtype == np.uint8:
+                row = np.unpackbits(row, count=int(np.prod(self.file_shape)))
+            self.out.send(row.reshape(self.file_shape).T)
 
     @lava.decorator.implements(proc=Sink, protocol=lava.protocol.LoihiProtocol)
     @lava.decorator.requires(lava.resources.CPU)

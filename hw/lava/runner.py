@@ -1,9 +1,11 @@
 """The process that holds Lava: `python -m hw.lava.runner FOLDER` runs one job and ends.
 
 FOLDER holds `network.net`, `job.json` and `input.npy`, and gets one `layer<i>.npy` for each recorded layer. Both kinds
-of `.npy` are bit-packed spikes: row t is `np.packbits` of one step, in the program's (C, H, W) order.
+of `.npy` are bit-packed spikes: row t is `np.packbits` of one step, in the program's (C, H, W) order. Graded input is
+int32, unpacked. `seconds.json` tells what starting and the other steps took. With "states", `state<i>.npy` of each layer holds rows int32 [2, neurons], u and v.
 
-    job.json: {"steps": rows to run, "reset_interval": T, "input_shape": [C, H, W] or [N], "record": [layer, ...]}
+    job.json: {"steps": rows to run, "reset_interval": T, "input_shape": [C, H, W] or [N], "input_bits": 0 or more,
+               "record": [layer, ...], "states": true or false}
 
 Standard input is a lifeline. When it closes, the parent is gone: the runner removes FOLDER, which is the job's own, and
 ends with all its children.
@@ -23,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from hw.artifact import read_json
+from hw.artifact import read_json, write_json
 from hw.lava.compat import import_netx
+from hw.lava.models import START, STATE_FILE, make_models
 from hw.lava.ports import make_ports
 
 CHANNEL_SLOTS = 4  # messages that a Lava channel holds; its default of 64 fills /dev/shm with wide layers
@@ -38,12 +41,13 @@ def build(lava: SimpleNamespace, folder: Path, job: dict[str, Any]) -> tuple[Any
         input_shape=tuple(reversed(job["input_shape"])),
         reset_interval=job["reset_interval"],
         reset_offset=1,
+        input_message_bits=job["input_bits"],
     )
     net.net_config.f.close()  # netx leaves its file open
 
     source = ports.source(shape=net.inp.shape, path=str(folder / "input.npy"))
     source.out.connect(net.inp)
-    models = {source: ports.source_model, net: lava.hdf5.PyNetworkModel, **_layer_models(lava, net)}
+    models = {source: ports.source_model, net: lava.hdf5.PyNetworkModel, **_layer_models(lava, net, folder, job)}
     for index in job["record"]:
         layer = net.layers[index]
         path = folder / f"layer{index}.npy"
@@ -55,13 +59,26 @@ def build(lava: SimpleNamespace, folder: Path, job: dict[str, Any]) -> tuple[Any
     return source, lava.run_configs.Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
 
 
-def _layer_models(lava: SimpleNamespace, net: Any) -> dict[Any, type]:
-    models = {}
-    for block in net.layers:
+def _layer_models(lava: SimpleNamespace, net: Any, folder: Path, job: dict[str, Any]) -> dict[Any, type]:
+    ours, models = make_models(lava), {}
+    for i, block in enumerate(net.layers):
         conv = isinstance(block, lava.hdf5.Conv)
+        delayed = hasattr(block.synapse, "delays")
         models[block] = lava.blocks.PyConvModel if conv else lava.blocks.PyDenseModel
         models[block.synapse] = lava.conv.PyConvModelFixed if conv else lava.dense.PyDenseModelBitAcc
         models[block.neuron] = lava.lif.PyLifResetModelBitAcc
+        # Steps count from 1 and a layer is one behind its input, so that its sample starts at step i + 2 - 1.
+        if delayed:
+            models[block.synapse] = ours.delayed
+            block.synapse.proc_params[START] = (job["reset_interval"], i + 1)
+        if hasattr(block, "synapse_rec"):
+            models[block.synapse_rec] = ours.recurrent
+            block.synapse_rec.proc_params[START] = (job["reset_interval"], i + 2)
+        if job["states"]:
+            models[block.neuron] = ours.neuron
+            path = folder / f"state{i}.npy"
+            np.save(path, np.zeros((job["steps"], 2, int(np.prod(block.shape))), np.int32))
+            block.neuron.proc_params[STATE_FILE] = str(path)
     return models
 
 
@@ -98,6 +115,7 @@ def _end() -> None:
 
 def main(folder: Path) -> None:
     sys.stdout = sys.stderr  # Lava prints; the parent reads the log and takes standard output as a sign of life
+    begin = time.perf_counter()
     job = read_json(folder / "job.json")
     lava = import_netx()
     process, config = build(lava, folder, job)
@@ -105,7 +123,12 @@ def main(folder: Path) -> None:
     # After the forks, since a thread and a fork do not mix. Lava offers no public way to its workers.
     watch = Watch(folder, process.runtime._messaging_infrastructure.actors)
     watch.start()
-    process.run(lava.run_conditions.RunSteps(num_steps=job["steps"]))
+    process.run(lava.run_conditions.RunSteps(num_steps=1))  # starts the processes
+    started = time.perf_counter()
+    if job["steps"] > 1:
+        process.run(lava.run_conditions.RunSteps(num_steps=job["steps"] - 1))
+    seconds = {"start": started - begin, "steps": time.perf_counter() - started}
+    write_json(folder / "seconds.json", seconds)
     watch.running = False
     process.stop()
 

@@ -93,7 +93,7 @@ def test_a_sum_of_weights_that_could_wrap_lavas_synapse_is_refused() -> None:
     weight = np.full((1, 600), 127)
     layer = Dense(name="wide", weight_int=weight, weight_exp=7, **NEURON)
     program = SpikingProgram(input_shape=(600,), steps=1, layers=(layer,))
-    with pytest.raises(UserError, match=r"'wide': the largest sum of \|weight\| of one neuron is 76200"):
+    with pytest.raises(UserError, match=r"'wide': the largest sum of \|weight \* input\| of one neuron is 76200"):
         validate(program)
     validate(replace(program, layers=(replace(layer, weight_exp=6),)))
 

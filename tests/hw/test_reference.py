@@ -1,18 +1,17 @@
 """The reference simulator against the recursion written again, one neuron and one Python integer at a time."""
 
 from fractions import Fraction
-from itertools import pairwise, product
+from itertools import product
 from math import trunc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hw import Conv, Dense, Flatten, SpikingProgram, UserError
+from hw import Conv, Dense, Flatten, Recurrent, SpikingProgram, UserError
 from hw.simulate import open_backend
-from hw.simulate.reference import trace
 from hw.validate import problems
+from tests.hw.strategies import cases
 
 LIMIT = 2**23
 
@@ -45,11 +44,23 @@ def scale(total: int, exponent: int) -> int:
     return total * 2**exponent if exponent >= 0 else total // 2**-exponent
 
 
-def scalar_input(layer: Conv | Dense, s: np.ndarray, index: tuple[int, ...]) -> int:
+def dense_input(layer: Dense, spikes: np.ndarray, t: int, i: int, heard: np.ndarray) -> int:
+    """Summed input of neuron i at step t: spikes [T, in] of one sample, heard [out] its layer's of the step before."""
+    delay = np.broadcast_to(layer.delay, layer.weight_int.shape)
+    total = 0
+    for d in set(delay[i].tolist()):
+        inputs = [j for j in range(delay.shape[1]) if delay[i, j] == d and t >= d]
+        total += scale(sum(int(layer.weight_int[i, j]) * int(spikes[t - d, j]) for j in inputs), layer.weight_exp)
+    if isinstance(layer, Recurrent):
+        total += scale(
+            sum(int(w) * int(s) for w, s in zip(layer.weight_rec_int[i], heard, strict=True)), layer.weight_exp
+        )
+    return total
+
+
+def conv_input(layer: Conv, s: np.ndarray, index: tuple[int, ...]) -> int:
     """Summed input of the neuron at `index`, from spikes s of one step and one sample."""
     w = layer.weight_int
-    if isinstance(layer, Dense):
-        return scale(sum(int(w[index[0], j]) * int(s[j]) for j in range(len(s))), layer.weight_exp)
     channel, y, x = index
     first = channel // (w.shape[0] // layer.groups) * w.shape[1]
     total = 0
@@ -65,119 +76,44 @@ def scalar_layer(layer: Conv | Dense, spikes: np.ndarray) -> tuple[np.ndarray, n
     """spikes [T, B, ...] -> s, u, v [T, B, ...] and the neurons."""
     shape = layer.output_shape(spikes.shape[2:])
     s, u, v = (np.zeros((*spikes.shape[:2], *shape), np.int64) for _ in range(3))
-    neurons = []
-    for sample, index in product(range(spikes.shape[1]), np.ndindex(*shape)):
-        channel = index[0]
+    neurons: dict[tuple[int, ...], Scalar] = {}
+    for sample, channel, *place in np.ndindex(spikes.shape[1], *shape):
         decay_u, decay_v, threshold = (
             int(np.broadcast_to(value, layer.channels)[channel])
             for value in (layer.decay_u_int, layer.decay_v_int, layer.v_th_mant)
         )
-        neuron = Scalar(decay_u, decay_v, threshold, int(layer.bias_mant[channel]) * 2**layer.bias_exp)
-        for t in range(len(spikes)):
-            at = (t, sample, *index)
-            s[at] = neuron.step(scalar_input(layer, spikes[t, sample], index))
-            u[at], v[at] = neuron.u, neuron.v
-        neurons.append(neuron)
-    return s, u, v, neurons
+        bias = int(layer.bias_mant[channel]) * 2**layer.bias_exp
+        neurons[sample, channel, *place] = Scalar(decay_u, decay_v, threshold, bias)
+    for t, ((sample, *index), neuron) in product(range(len(spikes)), neurons.items()):
+        if isinstance(layer, Dense):
+            heard = s[t - 1, sample] if t else np.zeros(shape, np.int64)
+            a = dense_input(layer, spikes[:, sample], t, index[0], heard)
+        else:
+            a = conv_input(layer, spikes[t, sample], tuple(index))
+        at = (t, sample, *index)
+        s[at] = neuron.step(a)
+        u[at], v[at] = neuron.u, neuron.v
+    return s, u, v, list(neurons.values())
 
 
 def assert_trace_is_scalar(program: SpikingProgram, spikes: np.ndarray) -> list[Scalar]:
     assert problems(program) == []
     seen, s = [], spikes
-    states = {name: (s, u, v) for name, s, u, v in trace(program, spikes)}
+    found = open_backend("reference", program).run(spikes, layers=True, states=True)
     for layer in program.layers:
         if isinstance(layer, Flatten):
             s = s.reshape(*s.shape[:2], -1)
             continue
         *expected, neurons = scalar_layer(layer, s)
-        for what, a, b in zip("suv", states[layer.name], expected, strict=True):
-            np.testing.assert_array_equal(a, b, err_msg=f"{what} of {layer.name}")
+        for what, a, b in zip("suv", (found.layers, found.u, found.v), expected, strict=True):
+            np.testing.assert_array_equal(a[layer.name], b, err_msg=f"{what} of {layer.name}")
         s, seen = expected[0], seen + neurons
     return seen
 
 
-@st.composite
-def neurons(draw: st.DrawFn, channels: int) -> dict[str, object]:
-    def each(low: int, high: int) -> np.ndarray:
-        values = st.integers(low, high)
-        one = draw(st.booleans())
-        return np.array(draw(values) if one else draw(st.lists(values, min_size=channels, max_size=channels)), np.int64)
-
-    return {
-        "decay_u_int": each(1, 4096),
-        "decay_v_int": each(0, 4096),
-        "v_th_mant": each(0, draw(st.sampled_from([3, 500, 131071]))),
-        "bias_mant": np.broadcast_to(each(-4096, 4095), channels),
-        "bias_exp": draw(st.integers(0, 7)),
-    }
-
-
-@st.composite
-def weights(draw: st.DrawFn, shape: tuple[int, ...]) -> np.ndarray:
-    low, high = draw(st.sampled_from([(-128, 127), (-3, 4), (0, 255), (-256, -1)]))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    weight = rng.integers(low, high + 1, shape)
-    weight.flat[0] = high or low  # never all zero
-    return weight
-
-
-@st.composite
-def spikes_for(draw: st.DrawFn, steps: int, shape: tuple[int, ...]) -> np.ndarray:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    rate = draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
-    return (rng.random((steps, draw(st.integers(1, 2)), *shape)) < rate).astype(np.uint8)
-
-
-@st.composite
-def dense_programs(draw: st.DrawFn) -> tuple[SpikingProgram, np.ndarray]:
-    sizes = draw(st.lists(st.integers(1, 6), min_size=2, max_size=3))
-    layers = tuple(
-        Dense(
-            name=f"fc{i}",
-            weight_int=draw(weights((out, into))),
-            weight_exp=draw(st.integers(-8, 7)),
-            **draw(neurons(out)),
-        )
-        for i, (into, out) in enumerate(pairwise(sizes))
-    )
-    program = SpikingProgram(input_shape=(sizes[0],), steps=draw(st.integers(1, 12)), layers=layers)
-    return program, draw(spikes_for(program.steps, program.input_shape))
-
-
-@st.composite
-def conv_programs(draw: st.DrawFn) -> tuple[SpikingProgram, np.ndarray]:
-    def pair(low: int, high: int) -> tuple[int, int]:
-        return draw(st.integers(low, high)), draw(st.integers(low, high))
-
-    groups, into, out = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    kernel, dilation = pair(1, 3), pair(1, 2)
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    conv = Conv(
-        name="conv",
-        weight_int=draw(weights((out * groups, into, *kernel))),
-        stride=pair(1, 3),
-        padding=pair(0, 2),
-        dilation=dilation,
-        groups=groups,
-        **draw(neurons(out * groups)),
-    )
-    grid = tuple(draw(st.integers(r, r + 2)) for r in reach)
-    shape = (into * groups, *grid)
-    flat = int(np.prod(conv.output_shape(shape)))
-    dense = Dense(name="fc", weight_int=draw(weights((2, flat))), **draw(neurons(2)))
-    program = SpikingProgram(input_shape=shape, steps=draw(st.integers(1, 4)), layers=(conv, Flatten(), dense))
-    return program, draw(spikes_for(program.steps, shape))
-
-
-@settings(max_examples=120, deadline=None)
-@given(dense_programs())
-def test_dense_states_and_spikes_equal_the_scalar_recursion(case: tuple[SpikingProgram, np.ndarray]) -> None:
-    assert_trace_is_scalar(*case)
-
-
-@settings(max_examples=80, deadline=None)
-@given(conv_programs())
-def test_conv_states_and_spikes_equal_the_scalar_recursion(case: tuple[SpikingProgram, np.ndarray]) -> None:
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_states_and_spikes_equal_the_scalar_recursion(case: tuple[SpikingProgram, np.ndarray]) -> None:
     assert_trace_is_scalar(*case)
 
 
@@ -204,8 +140,7 @@ def test_current_wraps_beyond_the_limit_only_on_its_positive_side() -> None:
             v_th_mant=0,
         )
         program = SpikingProgram(input_shape=(512,), steps=1, layers=(layer,))
-        (_, _, u, _) = next(trace(program, np.ones((1, 1, 512), np.uint8)))
-        assert u.item() == expected
+        assert open_backend("reference", program).run(np.ones((1, 1, 512)), states=True).u["fc"].item() == expected
 
 
 def test_a_spike_needs_more_than_the_threshold() -> None:

@@ -1,0 +1,132 @@
+"""Simulation from file to file: the command line's `simulate --program` and `doctor --program`."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ashnets.cli import main
+from hw import Conv, Dense, Flatten, SpikingProgram
+from hw.netx_file import write_net
+from hw.program_file import save_program
+from hw.simulate import open_backend
+
+NEURON = {"decay_u_int": 1000, "decay_v_int": 200, "v_th_mant": 120}
+
+
+@pytest.fixture
+def program() -> SpikingProgram:
+    rng = np.random.default_rng(0)
+    conv = Conv(name="conv0", weight_int=rng.integers(-60, 60, (4, 2, 3, 3)), **NEURON)
+    dense = Dense(name="dense2", weight_int=rng.integers(-60, 60, (5, 64)), **NEURON)
+    return SpikingProgram(input_shape=(2, 6, 6), steps=7, layers=(conv, Flatten(name="flatten1"), dense))
+
+
+@pytest.fixture(params=["net", "folder"])
+def path(request, program, tmp_path) -> Path:
+    if request.param == "net":
+        return write_net(program, tmp_path / "a.net")
+    return save_program(program, tmp_path / "program")
+
+
+def spikes(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).random(shape) < 0.4
+
+
+def simulate(path: Path, tmp_path: Path, array: np.ndarray, *more: str) -> int:
+    np.save(tmp_path / "in.npy", array)
+    arguments = ["--program", path, "--input", tmp_path / "in.npy", "--out", tmp_path / "out.npy", *more]
+    return main(["simulate", *map(str, arguments)])
+
+
+def test_a_batch_and_a_single_stream_of_any_length_run_and_keep_their_layout(path, program, tmp_path):
+    batch = spikes(3, 7, 2, 6, 6)
+    truth = open_backend("reference", program).run(batch.swapaxes(0, 1), layers=True, states=True)
+    assert simulate(path, tmp_path, batch, "--backend", "events", "--layers") == 0
+    out = np.load(tmp_path / "out.npy")
+    assert out.shape == (3, 7, 5)
+    assert out.dtype == np.uint8
+    assert 0 < out.mean() < 1
+    np.testing.assert_array_equal(out, truth.output.swapaxes(0, 1))
+    with np.load(tmp_path / "out.layers.npz") as layers:
+        assert sorted(layers) == sorted(f"{name}.{key}" for name in ("conv0", "dense2") for key in "suv")
+        for name in ("conv0", "dense2"):
+            np.testing.assert_array_equal(layers[f"{name}.v"], truth.v[name].swapaxes(0, 1))
+            np.testing.assert_array_equal(layers[f"{name}.s"], truth.layers[name].swapaxes(0, 1))
+    assert simulate(path, tmp_path, batch[0].astype(np.float32)) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), out[0])
+    assert simulate(path, tmp_path, np.concatenate([batch[0]] * 3)) == 0
+    assert np.load(tmp_path / "out.npy").shape == (21, 5)
+
+
+def test_values_beyond_one_are_graded_spikes_of_a_net_file(program, tmp_path):
+    net = write_net(program, tmp_path / "a.net")
+    graded = spikes(7, 2, 6, 6) * 3
+    assert simulate(net, tmp_path, graded) == 0
+    plain = np.load(tmp_path / "out.npy")
+    simulate(net, tmp_path, graded > 0)
+    assert (plain != np.load(tmp_path / "out.npy")).any()
+
+
+@pytest.mark.parametrize(
+    ("array", "match"),
+    [
+        (np.zeros((7, 3, 6, 6)), "input"),
+        (np.zeros((7, 6)), "spikes have shape (7, 6)"),
+        (np.full((7, 2, 6, 6), 0.5), "holds 0.5, spikes are integers"),
+        (np.full((7, 2, 6, 6), np.nan), "holds nan, spikes are integers"),
+        (np.zeros((0, 2, 6, 6)), "holds no array of numbers"),
+        (np.array(["text"]), "holds no array of numbers"),
+        (np.array([{"a": 1}], dtype=object), "not an .npy file of numbers"),
+    ],
+)
+def test_input_that_does_not_fit_is_one_line_and_writes_nothing(path, tmp_path, capsys, array, match):
+    assert simulate(path, tmp_path, array) == 2
+    line = capsys.readouterr().err
+    assert match in line
+    assert line.count("\n") == 1
+    assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "nothing to simulate"),
+        (["--program", "a.net"], "--program also needs --input"),
+        (["runs/a", "--program", "a.net"], "leave RUN and --verify out"),
+        (["runs/a", "--layers"], "go with --program"),
+        (["--program", "a.net", "--input", "missing.npy", "--out", "o.npy"], "missing.npy: no such file"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(capsys, arguments, match):
+    assert main(["simulate", *arguments]) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_doctor_names_every_problem_of_a_program_at_once(path, tmp_path, capsys):
+    assert main(["doctor", "--program", str(path)]) == 0
+    assert "fits" in capsys.readouterr().out
+    bad = write_net(
+        SpikingProgram(
+            input_shape=(2,),
+            steps=1,
+            layers=tuple(Dense(name=f"d{i}", weight_int=np.eye(2, dtype=int), **NEURON) for i in range(3)),
+        ),
+        tmp_path / "bad.net",
+    )
+    with h5py.File(bad, "a") as file:
+        file["layer/0/neuron/vThMant"][()] = 1 << 20
+        file["layer/0/neuron/iDecay"][()] = 5000
+        file["layer/1/type"][...] = np.array([b"pool"], "S10")
+        file["layer/2/weight"][...] = 0
+    assert main(["doctor", "--program", str(bad)]) == 1
+    lines = capsys.readouterr().out
+    for part in (
+        "layer 0 'dense0': v_th_mant is 1048576",
+        "decay_u_int is 5000",
+        "type 'pool'",
+        "all weights are zero",
+    ):
+        assert part in lines
+    assert lines.count("PROBLEM") == 4
