@@ -126,6 +126,7 @@ def simulate(
     input: Path | None = None,
     out: Path | None = None,
     layers: bool = False,
+    from_layer: int = 0,
     backend: str = "reference",
     samples: int | None = 64,
     verify: bool = False,
@@ -138,16 +139,17 @@ def simulate(
     forward pass, exit code 1 if one differs.
 
     --program NET --input SPIKES.npy --out OUT.npy: a program's folder, or a .net file that lava-dl wrote, and spikes
-    [T, ...] or [B, T, ...]. --layers also writes every layer's spikes, u and v to OUT.layers.npz.
+    [T, ...] or [B, T, ...]. --layers also writes every layer's spikes, u and v to OUT.layers.npz. --from-layer K starts
+    behind the layers before K.
     """
     if program is not None:
         if run is not None or verify:
             raise UserError("--program runs a file by itself: leave RUN and --verify out")
-        return _simulate_file(program, input, out, backend, layers, json)
+        return _simulate_file(program, input, out, backend, layers, from_layer, json)
     if run is None:
         raise UserError("nothing to simulate; give a quantized RUN, or --program NET --input SPIKES.npy --out OUT.npy")
-    if input is not None or out is not None or layers:
-        raise UserError("--input, --out and --layers go with --program, not with a RUN")
+    if input is not None or out is not None or layers or from_layer:
+        raise UserError("--input, --out, --layers and --from-layer go with --program, not with a RUN")
     from train.joints import simulate_run, verify_run
     from train.run import choose_device, open_run
 
@@ -170,12 +172,14 @@ def simulate(
     return 1 if total else 0
 
 
-def _simulate_file(program: Path, spikes: Path | None, out: Path | None, backend: str, layers: bool, json: bool) -> int:
+def _simulate_file(
+    program: Path, spikes: Path | None, out: Path | None, backend: str, layers: bool, first: int, json: bool
+) -> int:
     from hw.simulate.files import simulate_file
 
     if spikes is None or out is None:
         raise UserError("--program also needs --input SPIKES.npy and --out OUT.npy")
-    rates = simulate_file(program, spikes, out, backend=backend, layers=layers)
+    rates = simulate_file(program, spikes, out, backend=backend, layers=layers, first=first)
     for name, rate in rates.items():
         print(f"{name:>16}  firing rate {rate:.4f}")
     return _done(

@@ -4,6 +4,6 @@ Nothing here imports torch or Lava at module level, so that a worker without eit
 """
 
 from hw.errors import BackendError, UserError
-from hw.program import Conv, Dense, Flatten, Recurrent, SpikingProgram
+from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
 
-__all__ = ["BackendError", "Conv", "Dense", "Flatten", "Recurrent", "SpikingProgram", "UserError"]
+__all__ = ["BackendError", "Conv", "Dense", "Flatten", "Input", "Recurrent", "SpikingProgram", "UserError"]

@@ -7,6 +7,8 @@ Lava's, spike for spike.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from hw.program import Conv, Dense, Flatten, SpikingProgram
 from hw.simulate import open_backend
 
 SIMULATORS = ("reference", "events", "batched")
+_DECAYS: dict[str, Any] = {"decay_u_int": np.array(1024), "decay_v_int": np.array(512)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,10 @@ def dense_program(sizes: tuple[int, ...], steps: int) -> SpikingProgram:
         Dense(
             name=f"fc{i}",
             weight_int=rng.integers(-127, 128, (out, inputs)),
-            decay_u_int=1024,
-            decay_v_int=512,
-            v_th_mant=int(60 * inputs**0.5),
+            v_th_mant=np.array(int(60 * inputs**0.5)),
+            **_DECAYS,
         )
-        for i, (inputs, out) in enumerate(zip(sizes, sizes[1:], strict=False))
+        for i, (inputs, out) in enumerate(pairwise(sizes))
     )
     return SpikingProgram(input_shape=(sizes[0],), steps=steps, layers=layers)
 
@@ -52,9 +54,9 @@ def dense_program(sizes: tuple[int, ...], steps: int) -> SpikingProgram:
 def conv_program(steps: int) -> SpikingProgram:
     """2x16x16 -> 8x16x16 -> 10."""
     rng = np.random.default_rng(2)
-    neuron = {"decay_u_int": 1024, "decay_v_int": 512}
-    conv = Conv(name="conv", weight_int=rng.integers(-127, 128, (8, 2, 3, 3)), padding=(1, 1), v_th_mant=300, **neuron)
-    dense = Dense(name="fc", weight_int=rng.integers(-127, 128, (10, 2048)), v_th_mant=2500, **neuron)
+    kernel, weight = rng.integers(-127, 128, (8, 2, 3, 3)), rng.integers(-127, 128, (10, 2048))
+    conv = Conv(name="conv", weight_int=kernel, padding=(1, 1), v_th_mant=np.array(300), **_DECAYS)
+    dense = Dense(name="fc", weight_int=weight, v_th_mant=np.array(2500), **_DECAYS)
     return SpikingProgram(input_shape=(2, 16, 16), steps=steps, layers=(conv, Flatten(), dense))
 
 

@@ -3,11 +3,12 @@
 
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from hw.errors import UserError
-from hw.loihi import NETX_BIAS_EXP
+from hw.loihi import BIAS_MANT_MAX, BIAS_MANT_MIN, DECAY_UNITY, NETX_BIAS_EXP
 
 Shape = tuple[int, ...]
 
@@ -137,6 +138,37 @@ class Conv(Synaptic):
         return (out, *grid)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Input(Conv):
+    """Neurons without synapses, one for each pixel of an image (lava-dl's `input` layer), first in a program.
+
+        x = trunc(image_weight image + image_bias)       u = x << 6       v = trunc(v (4096 - decay_v_int) / 4096) + u
+
+    `encode` is the first line, done on the host; x is what the program takes, graded. The rest is what a depthwise
+    convolution of weight 1 does, and it is held as one. Lava adds x to the neuron's bias, which is the same.
+    """
+
+    image_weight: int = 64
+    image_bias: int = 0
+
+    @classmethod
+    def of(cls, channels: int, **values: Any) -> "Input":
+        """The layer for images of so many channels; values: name, decay_v_int, v_th_mant, image_weight, image_bias."""
+        ones = np.ones((channels, 1, 1, 1), np.int64)
+        return cls(weight_int=ones, groups=channels, decay_u_int=np.array(DECAY_UNITY), **values)
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """x int64 of an image's numbers, of any shape; `UserError` where one is no 13-bit bias."""
+        x = np.trunc(self.image_weight * np.asarray(image, np.float64) + self.image_bias)
+        odd = x[~((x >= BIAS_MANT_MIN) & (x <= BIAS_MANT_MAX))]
+        if odd.size:
+            raise UserError(
+                f"layer '{self.name}': {self.image_weight} image {self.image_bias:+d} is {odd.flat[0]:g}, a bias holds "
+                f"{BIAS_MANT_MIN}..{BIAS_MANT_MAX}; scale the image, most networks take [0, 1]"
+            )
+        return x.astype(np.int64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flatten:
     """(C, H, W) -> (C*H*W,) in C order, as torch does it. No neurons."""
@@ -147,4 +179,4 @@ class Flatten:
         return (prod(shape),)
 
 
-Layer = Conv | Dense | Recurrent | Flatten
+Layer = Input | Conv | Dense | Recurrent | Flatten

@@ -16,6 +16,7 @@ SIGNED_WEIGHT_MIN, SIGNED_WEIGHT_MAX = (
     127,
 )  # any int8 of both signs: netx stores it with exponent -1 [netx: utils]
 BIAS_MANT_MIN, BIAS_MANT_MAX = -4096, 4095  # 13 bits, signed [lava]
+BIAS_BITS = 13
 BIAS_EXP_MAX = 7  # 3 bits, unsigned [lava]
 NETX_BIAS_EXP = 6  # netx runs every layer with this bias exponent [netx: get_neuron_params]
 V_TH_MANT_MAX = 131071  # 17 bits [lava; brian2]

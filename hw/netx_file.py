@@ -14,7 +14,7 @@ import numpy as np
 from hw.artifact import staged_file
 from hw.errors import UserError
 from hw.loihi import NETX_BIAS_EXP
-from hw.program import Conv, Dense, Flatten, Recurrent, SpikingProgram
+from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
 from hw.validate import validate
 
 
@@ -111,14 +111,15 @@ def _write_layer(group: h5py.Group, layer: Conv | Dense | Flatten, shape: tuple[
     group.create_dataset("shape", data=np.array(shape, np.int64))
     if isinstance(layer, Flatten):
         return
-    group.create_dataset("weight", data=layer.weight_int)
-    group.create_dataset("bias", data=layer.bias_mant)
+    image = isinstance(layer, Input)
+    group.create_dataset("weight", data=np.array([layer.image_weight]) if image else layer.weight_int)
+    group.create_dataset("bias", data=np.array([layer.image_bias]) if image else layer.bias_mant)
     if isinstance(layer, Recurrent):
         group.create_dataset("weight_rec", data=layer.weight_rec_int)
     if isinstance(layer, Dense) and layer.delay.any():
         # In full, since netx takes a vector as long as the neurons for theirs even where the inputs are as many.
         group.create_dataset("delay", data=np.broadcast_to(layer.delay, layer.weight_int.shape))
-    if isinstance(layer, Conv):
+    if isinstance(layer, Conv) and not image:
         for key in ("stride", "padding", "dilation"):
             group.create_dataset(key, data=np.array(getattr(layer, key), np.int64))
         group.create_dataset("groups", data=np.int64(layer.groups))

@@ -8,17 +8,17 @@ One time step of a layer with input spikes `s`, all arithmetic on integers (bit-
     s' = v > (v_th_mant << 6)                                 strictly;   v = 0 where s' = 1
 
 `W_d` are the weights of delay d (all of them for d = 0 where a layer has no delays), `R` the weights of a recurrent
-layer. `trunc` rounds toward zero; a negative exponent shifts to the right, rounding down, each sum by itself. Spikes are
-0 or 1, or, with `input_bits` > 0, the input's are integers below 2**input_bits in magnitude. A sample is T steps with
-all states zero at its start, in every layer.
+layer. `trunc` rounds toward zero; a negative exponent shifts to the right, rounding down, each sum by itself. Spikes
+are 0 or 1, or, with `input_bits` > 0, the input's are integers below 2**input_bits in magnitude. A sample is T steps
+with all states zero at its start, in every layer.
 """
 
 from dataclasses import dataclass
 
 from hw.errors import UserError
-from hw.layers import Conv, Dense, Flatten, Layer, Recurrent, Shape
+from hw.layers import Conv, Dense, Flatten, Input, Layer, Recurrent, Shape
 
-__all__ = ["Conv", "Dense", "Flatten", "Layer", "Recurrent", "Shape", "SpikingProgram"]
+__all__ = ["Conv", "Dense", "Flatten", "Input", "Layer", "Recurrent", "Shape", "SpikingProgram"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +37,8 @@ class SpikingProgram:
                 f"a program needs steps >= 1, a positive input shape and at least one Dense or Conv layer; "
                 f"found steps={self.steps}, input_shape={self.input_shape}, {len(self.layers)} layers"
             )
+        if any(isinstance(layer, Input) for layer in self.layers[1:]):
+            raise UserError("an input layer stands behind another; it is the first, or there is none")
         names = [layer.name for layer in self.layers]
         if len(set(names)) != len(names):
             raise UserError(f"layer names must differ, found {names}")

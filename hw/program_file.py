@@ -11,11 +11,17 @@ from safetensors.numpy import load_file, save_file
 
 from hw.artifact import open_artifact, read_json, staged_artifact, write_json
 from hw.errors import UserError
-from hw.program import Conv, Dense, Flatten, Layer, Recurrent, SpikingProgram
+from hw.program import Conv, Dense, Flatten, Input, Layer, Recurrent, SpikingProgram
 from hw.validate import validate
 
 KIND = "program"
-_LAYERS: dict[str, type[Layer]] = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "flatten": Flatten}
+_LAYERS: dict[str, type[Layer]] = {
+    "input": Input,
+    "conv": Conv,
+    "dense": Dense,
+    "recurrent": Recurrent,
+    "flatten": Flatten,
+}
 
 
 def save_program(program: SpikingProgram, folder: Path) -> Path:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
 from typing import IO, cast
@@ -25,7 +25,7 @@ from hw.artifact import read_json, write_json
 from hw.errors import BackendError, UserError
 from hw.lava.compat import environment, require_lava
 from hw.netx_file import write_net
-from hw.program import Conv, Flatten, SpikingProgram
+from hw.program import Conv, Flatten, Input, SpikingProgram
 from hw.simulate.base import Result, State, check_spikes
 
 LOG_LIMIT = 8000  # characters of the runner's log that an error carries: its end, where the traceback is
@@ -125,10 +125,14 @@ class LavaBackend:
 
 
 def _for_netx(program: SpikingProgram) -> SpikingProgram:
-    """The same program without the Flattens that netx cannot place: in front (our side flattens) and of vectors."""
+    """The same program without the Flattens that netx cannot place: in front (our side flattens) and of vectors. An
+    input layer, for which netx has no port, goes as the convolution that it is held as."""
     shape, layers = program.input_shape, []
     for layer in program.layers:
-        if not isinstance(layer, Flatten) or (layers and len(shape) > 1):
+        if isinstance(layer, Input):
+            kept = {item.name: getattr(layer, item.name) for item in fields(Conv)}
+            layers.append(Conv(**kept))
+        elif not isinstance(layer, Flatten) or (layers and len(shape) > 1):
             layers.append(layer)
         shape = layer.output_shape(shape)
     flat = isinstance(program.layers[0], Flatten)

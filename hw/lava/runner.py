@@ -2,7 +2,8 @@
 
 FOLDER holds `network.net`, `job.json` and `input.npy`, and gets one `layer<i>.npy` for each recorded layer. Both kinds
 of `.npy` are bit-packed spikes: row t is `np.packbits` of one step, in the program's (C, H, W) order. Graded input is
-int32, unpacked. `seconds.json` tells what starting and the other steps took. With "states", `state<i>.npy` of each layer holds rows int32 [2, neurons], u and v.
+int32, unpacked. `seconds.json` tells what starting and the other steps took. With "states", `state<i>.npy` of each
+layer holds rows int32 [2, neurons], u and v.
 
     job.json: {"steps": rows to run, "reset_interval": T, "input_shape": [C, H, W] or [N], "input_bits": 0 or more,
                "record": [layer, ...], "states": true or false}

@@ -116,8 +116,8 @@ def _run_dense(x, rows, row_of, delays, recurrent, exponent, neurons, u, v, last
 
 @numba.njit(cache=True, nogil=True, parallel=True)
 def _run_conv(x, grid, rows, geometry, exponent, neurons, u, v, s, us, vs):
-    """x [B, T, h * w * in] -> s [B, T, H * W * out]. grid: (h, w, in, H, W). geometry: (stride, padding, dilation), each
-    (y, x). rows int16 [in, kH, kW, out / groups]: the weights of input channel c, whose group is
+    """x [B, T, h * w * in] -> s [B, T, H * W * out]. grid: (h, w, in, H, W). geometry: (stride, padding, dilation),
+    each (y, x). rows int16 [in, kH, kW, out / groups]: the weights of input channel c, whose group is
     c // (in / groups)."""
     samples, steps, size = s.shape
     height, width, inputs, out_height, out_width = grid
@@ -229,10 +229,8 @@ class _Compiled:
             )  # fmt: skip
             tail = x[:, steps:]
             waiting = _last_to_first(tail, self.grid).reshape(samples, *tail.shape[1:]).swapaxes(0, 1)
-        after = LayerState(
-            *(_last_to_first(value, self.shape) for value in (u, v)), waiting, _last_to_first(last, self.shape)
-        )
-        return s, us, vs, LayerState(*(value.astype(np.int64) for value in after))
+        u, v, last = (_last_to_first(value, self.shape) for value in (u, v, last))
+        return s, us, vs, LayerState(*(value.astype(np.int64) for value in (u, v, waiting, last)))
 
 
 class EventsBackend:

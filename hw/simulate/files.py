@@ -1,8 +1,9 @@
 """Simulate from file to file: a program or a `.net`, spikes in, spikes out. Needs numpy and h5py alone."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from hw.artifact import open_artifact, staged_file
 from hw.errors import UserError
 from hw.loihi import MESSAGE_BITS_MAX
 from hw.netx_reader import examine_net, first_input, read_net
-from hw.program import SpikingProgram
+from hw.program import Input, SpikingProgram
 from hw.program_file import KIND, load_program, read_program
 from hw.simulate.base import Result, open_backend
 from hw.validate import problems
@@ -23,52 +24,81 @@ def examine_program(path: Path) -> list[str]:
     return examine_net(path)
 
 
-def load_spikes(path: Path) -> np.ndarray:
-    """The array of an `.npy` file, as integers or bool."""
+def load_numbers(path: Path) -> np.ndarray:
+    """The array of an `.npy` file, of finite numbers."""
     try:
-        spikes = np.load(path, allow_pickle=False)
+        values = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give an .npy of spikes [T, ...] or [B, T, ...]") from error
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not an .npy file of numbers ({error}); save it with numpy.save") from error
-    if not isinstance(spikes, np.ndarray) or spikes.dtype.kind not in "biuf" or spikes.size == 0:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or values.size == 0:
         raise UserError(f"{path}: holds no array of numbers; save spikes [T, ...] or [B, T, ...] with numpy.save")
-    if spikes.dtype.kind == "f":
-        odd = spikes[~np.isfinite(spikes) | (spikes != np.round(spikes))]
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UserError(f"{path}: holds {values[~np.isfinite(values)].flat[0]}, spikes are integers; encode them first")
+    return values
+
+
+def _whole(values: np.ndarray, source: Path) -> np.ndarray:
+    if values.dtype.kind == "f":
+        odd = values[values != np.round(values)]
         if odd.size:
-            raise UserError(f"{path}: holds {odd.flat[0]}, spikes are integers; encode them first")
-        spikes = spikes.astype(np.int64)
-    return spikes
+            raise UserError(f"{source}: holds {odd.flat[0]}, spikes are integers; encode them first")
+        values = values.astype(np.int64)
+    return values
 
 
-def load_any_program(path: Path, spikes: np.ndarray, source: Path) -> tuple[SpikingProgram, bool]:
-    """(program for these spikes, whether they are a batch). path: a program's folder, or a `.net` file.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A program and what it is to run: spikes [T, B, ...], as `Backend.run` takes them. batch: they were a batch."""
 
-    T is the spikes'. A `.net` file tells neither the shape of a convolution's input nor whether it is graded: the
-    spikes do.
+    program: SpikingProgram
+    spikes: np.ndarray
+    batch: bool
+
+
+def load_job(path: Path, values: np.ndarray, source: Path, first: int = 0) -> Job:
+    """path: a program's folder, or a `.net` file, from layer `first` on. values: what the `.npy` file `source` holds.
+
+    T is the values'. A `.net` file tells neither the shape of a convolution's input nor whether it is graded: the
+    values do. An input layer takes images, which are encoded here.
     """
     if path.is_dir():
-        program = load_program(path)
-        batch = _is_batch(spikes, program.input_shape, source)
-        return replace(program, steps=spikes.shape[1] if batch else spikes.shape[0]), batch
-    rank, size = first_input(path)
-    if size is not None:  # a dense layer: as many trailing axes as hold its inputs
-        rank = next((k for k in range(1, spikes.ndim) if prod(spikes.shape[-k:]) == size), 1)
-    if spikes.ndim not in (rank + 1, rank + 2):
-        raise UserError(
-            f"{source}: spikes have shape {spikes.shape}, the first layer of {path} takes "
-            f"{'(C, H, W)' if size is None else size} a step; give [T, ...] or [B, T, ...]"
-        )
-    input_shape = spikes.shape[-rank:]
-    batch = _is_batch(spikes, input_shape, source)
-    steps = spikes.shape[1] if batch else spikes.shape[0]
-    program = read_net(path, steps=steps, input_shape=input_shape)
-    largest = int(np.abs(spikes.astype(np.int64)).max())
-    if largest > 1 or spikes.min() < 0:
-        if largest.bit_length() > MESSAGE_BITS_MAX:
-            raise UserError(f"{source}: holds {largest}, a graded spike has {MESSAGE_BITS_MAX} bits; rescale it")
-        program = replace(program, input_bits=largest.bit_length())
-    return program, batch
+        program = _behind(load_program(path), first, path)
+    else:
+        rank, size = first_input(path, first)
+        if size is not None:  # a dense layer: as many trailing axes as hold its inputs
+            rank = next((k for k in range(1, values.ndim) if prod(values.shape[-k:]) == size), 1)
+        if values.ndim not in (rank + 1, rank + 2):
+            raise UserError(
+                f"{source}: spikes have shape {values.shape}, layer {first} of {path} takes "
+                f"{f'{rank} axes' if size is None else size} a step; give [T, ...] or [B, T, ...]"
+            )
+        program = read_net(path, steps=1, input_shape=values.shape[-rank:], first=first)
+    image = program.layers[0] if isinstance(program.layers[0], Input) else None
+    if image and program.input_shape[1:] == (1, 1) and values.shape[-2:] != (1, 1):
+        values = values[..., None, None]  # an image of one axis
+    if image and program.input_shape[0] == 1 and values.shape[-3:] != program.input_shape:
+        values = values[..., None, :, :]
+    batch = _is_batch(values, program.input_shape, source)
+    values = image.encode(values) if image else _whole(values, source)
+    bits = int(np.abs(values.astype(np.int64)).max()).bit_length()
+    if not image and not path.is_dir() and (bits > 1 or values.min() < 0):
+        if bits > MESSAGE_BITS_MAX:
+            raise UserError(f"{source}: holds values of {bits} bits, a graded spike has {MESSAGE_BITS_MAX}; rescale it")
+        program = replace(program, input_bits=bits)
+    spikes = values.swapaxes(0, 1) if batch else values[:, None]
+    return Job(program=replace(program, steps=len(spikes)), spikes=spikes, batch=batch)
+
+
+def _behind(program: SpikingProgram, first: int, path: Path) -> SpikingProgram:
+    """The program from layer `first` on."""
+    if not 0 <= first < len(program.layers):
+        raise UserError(f"{path}: has layers 0 to {len(program.layers) - 1}, and none to start with at {first}")
+    if not first:
+        return program
+    shape = program.shapes[program.layers[first - 1].name]
+    return replace(program, input_shape=shape, input_bits=0, layers=program.layers[first:])
 
 
 def _is_batch(spikes: np.ndarray, input_shape: tuple[int, ...], source: Path) -> bool:
@@ -81,22 +111,24 @@ def _is_batch(spikes: np.ndarray, input_shape: tuple[int, ...], source: Path) ->
     return extra == 2
 
 
-def simulate_file(program: Path, spikes: Path, out: Path, *, backend: str, layers: bool) -> dict[str, float]:
-    """Run `spikes` through `program` and write the last layer's to `out`, shaped as the input is; with `layers`, every
-    layer's spikes, u and v to `<out>.layers.npz` under `<layer>.s`, `.u` and `.v`. Returns each layer's firing rate."""
-    values = load_spikes(spikes)
-    loaded, batch = load_any_program(program, values, spikes)
-    stacked = values.swapaxes(0, 1) if batch else values[:, None]
-    result = open_backend(backend, loaded).run(stacked, layers=True, states=layers)
+def simulate_file(
+    program: Path, spikes: Path, out: Path, *, backend: str, layers: bool, first: int = 0
+) -> dict[str, float]:
+    """Run `spikes` through `program`, from layer `first` on, and write the last layer's to `out`, shaped as the input
+    is; with `layers`, every layer's spikes, u and v to `<out>.layers.npz` under `<layer>.s`, `.u` and `.v`. Returns
+    each layer's firing rate."""
+    job = load_job(program, load_numbers(spikes), spikes, first)
+    result = open_backend(backend, job.program).run(job.spikes, layers=True, states=layers)
 
     def as_given(array: np.ndarray) -> np.ndarray:
-        return array.swapaxes(0, 1) if batch else array[:, 0]
+        return array.swapaxes(0, 1) if job.batch else array[:, 0]
 
     with staged_file(out) as temporary, open(temporary, "wb") as file:
         np.save(file, as_given(result.output))
     if layers:
         with staged_file(out.with_name(f"{out.stem}.layers.npz")) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **{key: as_given(value) for key, value in _traces(result).items()})
+            traces: dict[str, Any] = {key: as_given(value) for key, value in _traces(result).items()}
+            np.savez_compressed(file, **traces)
     return {name: float(s.mean()) for name, s in result.layers.items()}
 
 

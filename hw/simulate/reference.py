@@ -97,7 +97,8 @@ def run_layer(
         if isinstance(layer, Conv):
             a = synapse(s[t], layer)
         else:
-            a = sum(_product(s[longest + t - d], layer.weight_of_delay(d), layer.weight_exp) for d in layer.delays)
+            parts = [_product(s[longest + t - d], layer.weight_of_delay(d), layer.weight_exp) for d in layer.delays]
+            a = np.sum(parts, axis=0)
         if isinstance(layer, Recurrent):
             a = a + _product(last, layer.weight_rec_int, layer.weight_exp)
         last, u, v = lif_step(a, u, v, layer)

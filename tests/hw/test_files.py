@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ashnets.cli import main
-from hw import Conv, Dense, Flatten, SpikingProgram
+from hw import Conv, Dense, Flatten, Input, SpikingProgram
 from hw.netx_file import write_net
 from hw.program_file import save_program
 from hw.simulate import open_backend
@@ -67,6 +67,50 @@ def test_values_beyond_one_are_graded_spikes_of_a_net_file(program, tmp_path):
     plain = np.load(tmp_path / "out.npy")
     simulate(net, tmp_path, graded > 0)
     assert (plain != np.load(tmp_path / "out.npy")).any()
+
+
+def test_from_layer_starts_behind_the_layers_before(path, program, tmp_path, capsys):
+    truth = open_backend("reference", program).run(spikes(7, 1, 2, 6, 6), layers=True)
+    hidden = truth.layers["conv0"][:, 0]
+    for first, array in ((1, hidden), (2, hidden.reshape(7, 64))):
+        assert simulate(path, tmp_path, array, "--from-layer", str(first)) == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), truth.output[:, 0])
+    assert simulate(path, tmp_path, hidden, "--from-layer", "3") == 2
+    assert ("from layer 3 on" if path.is_file() else "none to start with at 3") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("image_shape", [(6,), (2, 3), (2, 2, 3)])
+def test_an_input_layer_turns_images_into_biases(image_shape, tmp_path, capsys):
+    """Against the equation, step by step; and what the biases cannot hold is refused."""
+    rng = np.random.default_rng(0)
+    grid = {1: (*image_shape, 1, 1), 2: (1, *image_shape)}.get(len(image_shape), image_shape)
+    affine = {"image_weight": 36, "image_bias": -3}
+    first = Input.of(grid[0], name="input0", decay_v_int=100, v_th_mant=90, **affine)
+    size = int(np.prod(grid))
+    dense = Dense(name="dense2", weight_int=rng.integers(-60, 60, (3, size)), **NEURON)
+    program = SpikingProgram(input_shape=grid, steps=9, layers=(first, Flatten(name="f"), dense), input_bits=13)
+    net = write_net(program, tmp_path / "a.net")
+    with h5py.File(net, "a") as file:
+        del file["layer/0/shape"]
+        file["layer/0/shape"] = np.array(image_shape)
+    images = rng.random((9, *image_shape))
+    v, expected = np.zeros(image_shape, int), []
+    for image in images:
+        v = np.sign(v) * (np.abs(v) * 3996 // 4096) + (np.trunc(36 * image - 3).astype(int) << 6)
+        expected.append(v > 90 << 6)
+        v[expected[-1]] = 0
+    assert 0.05 < np.mean(expected) < 0.9
+    for path in (net, save_program(program, tmp_path / "program")):
+        for backend in ("reference", "events", "batched"):
+            assert simulate(path, tmp_path, images, "--layers", "--backend", backend) == 0
+            with np.load(tmp_path / "out.layers.npz") as layers:
+                np.testing.assert_array_equal(layers["input0.s"].reshape(9, *image_shape), expected)
+        assert simulate(path, tmp_path, 200 * images) == 2
+        assert "a bias holds -4096..4095; scale the image" in capsys.readouterr().err
+    with h5py.File(net, "a") as file:
+        file["layer/0/neuron/iDecay"][()] = 1000
+    assert simulate(net, tmp_path, images) == 2
+    assert "train with current_decay=1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

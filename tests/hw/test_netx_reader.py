@@ -46,7 +46,7 @@ def dense_file(path: Path, **changes: object) -> Path:
 
 
 def test_older_dialects_load(tmp_path):
-    """Neuron type LOIHI, real dtypes with whole values, one-dimensional weights, a scalar bias, text without a vector."""
+    """Neuron type LOIHI, real dtypes with whole values, one-dimensional weights, a scalar bias, texts as scalars."""
     old = dense_file(
         tmp_path / "old.net",
         **{"type": b"dense", "neuron/type": b"LOIHI", "weight": np.array([1.0, 2, 3, 4, -5, 6]), "bias": 7.0},
@@ -150,7 +150,7 @@ def test_convolutions_with_delays_and_recurrent_layers_with_delays_are_refused(t
 def test_a_file_that_is_no_hdf5_is_refused(tmp_path, content):
     path = tmp_path / "bad.net"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a .net file that can be read"):
+    with pytest.raises(UserError, match=r"not a \.net file that can be read"):
         read_net(path, steps=1)
     with pytest.raises(UserError, match="no such file"):
         read_net(tmp_path / "missing.net", steps=1)
