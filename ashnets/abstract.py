@@ -3,6 +3,8 @@
 Coding, T and readout are choices of ours: the papers (arXiv 2308.09455, 2501.19069) do not publish them.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -63,6 +65,19 @@ class SemanticAbstractEncoder(nn.Module):
 
     def forward(self, f0: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Float[Tensor, "B L2 D"]]:
         """(s_in, s_out, E)."""
+        return self.begin(f0)()
+
+    def begin(self, f0: Float[Tensor, "B L D"]) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+        """What gives `forward`'s result. A stack that can be asked ahead (`SpikeBridge`) is at work until then."""
         s_in = self.encoder(f0)
-        s_out = self.stack(s_in)
-        return s_in, s_out, self.readout(s_out)
+        ahead = getattr(self.stack, "begin", None)
+        if ahead is None:
+            s_out = self.stack(s_in)
+            return lambda: (s_in, s_out, self.readout(s_out))
+        pending = ahead(s_in)
+
+        def finish() -> tuple[Tensor, Tensor, Tensor]:
+            s_out = pending.result()
+            return s_in, s_out, self.readout(s_out)
+
+        return finish

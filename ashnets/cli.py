@@ -90,14 +90,17 @@ def evaluate(
     /,
     task: Literal["retrieval", "vqa"] | None = None,
     backend: str = "float",
+    keys: Path | None = None,
     split: Literal["val", "test"] = "test",
     samples: int | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
-    """Evaluate RUN with its spiking stack as 'float', 'qat', or on a backend such as 'reference' or 'lava'.
+    """Evaluate RUN with its spiking stack as 'float', 'qat', or on a backend such as 'reference', 'lava' or
+    'tcp://HOST:PORT,...', the addresses of workers.
 
-    task: by default the one that the run was trained for. samples: images, by default the whole split.
+    task: by default the one that the run was trained for. samples: images, by default the whole split. keys: the
+    client's folder of keys, for workers on other hosts.
     """
     from train.data import load
     from train.evaluate import evaluate as run_evaluation
@@ -108,7 +111,7 @@ def evaluate(
     task = task or opened.config.train.task
     default = {"retrieval": pretrain_recipe().dataset, "vqa": finetune_recipe().dataset}[task]
     dataset = opened.config.train.dataset if task == opened.config.train.task else default
-    model = load_model(opened, backend, choose_device(device))
+    model = load_model(opened, backend, choose_device(device), keys)
     data = load(dataset, split, opened.config.model.concrete.image_size)
     hubs = hubs_of(opened) if task == opened.config.train.task else None
     result = run_evaluation(task, model, data, opened.codec, opened.answers, samples=samples, hubs=hubs)
@@ -128,6 +131,7 @@ def simulate(
     layers: bool = False,
     from_layer: int = 0,
     backend: str = "reference",
+    keys: Path | None = None,
     samples: int | None = 64,
     verify: bool = False,
     device: Device = "auto",
@@ -145,7 +149,7 @@ def simulate(
     if program is not None:
         if run is not None or verify:
             raise UserError("--program runs a file by itself: leave RUN and --verify out")
-        return _simulate_file(program, input, out, backend, layers, from_layer, json)
+        return _simulate_file(program, input, out, layers, json, backend=backend, keys=keys, first=from_layer)
     if run is None:
         raise UserError("nothing to simulate; give a quantized RUN, or --program NET --input SPIKES.npy --out OUT.npy")
     if input is not None or out is not None or layers or from_layer:
@@ -155,12 +159,12 @@ def simulate(
 
     opened, where = open_run(run), choose_device(device)
     if not verify:
-        rates, seconds = simulate_run(opened, backend, samples, where)
+        rates, seconds = simulate_run(opened, backend, samples, where, keys)
         for name, rate in rates.items():
             print(f"{name:>16}  firing rate {rate:.4f}")
         return _done({"run": str(run), "backend": backend, "seconds": seconds, "firing_rates": rates}, json)
     runtimes = ("qat",) if backend == "reference" else ("qat", backend)
-    joints = verify_run(opened, runtimes, samples, where)
+    joints = verify_run(opened, runtimes, samples, where, keys)
     for joint in joints:
         counts = ", ".join(f"{name} {count} of {joint.compared[name]}" for name, count in joint.mismatches.items())
         print(
@@ -173,17 +177,19 @@ def simulate(
 
 
 def _simulate_file(
-    program: Path, spikes: Path | None, out: Path | None, backend: str, layers: bool, first: int, json: bool
+    program: Path, spikes: Path | None, out: Path | None, layers: bool, json: bool, **options: Any
 ) -> int:
     from hw.simulate.files import simulate_file
 
     if spikes is None or out is None:
         raise UserError("--program also needs --input SPIKES.npy and --out OUT.npy")
-    rates = simulate_file(program, spikes, out, backend=backend, layers=layers, first=first)
+    rates = simulate_file(program, spikes, out, layers=layers, **options)
     for name, rate in rates.items():
         print(f"{name:>16}  firing rate {rate:.4f}")
     return _done(
-        {"program": str(program), "backend": backend, "out": str(out), "firing_rates": rates}, json, f"wrote {out}"
+        {"program": str(program), "backend": options["backend"], "out": str(out), "firing_rates": rates},
+        json,
+        f"wrote {out}",
     )
 
 
@@ -206,6 +212,35 @@ def report(run: RunFolder, /, json: bool = False) -> int:
 
     path = demo_report(run)
     return _done({"report": str(path)}, json, f"wrote {path}: open it in a browser")
+
+
+def worker(listen: str = "tcp://127.0.0.1:5555", backend: str = "events", keys: Path | None = None) -> int:
+    """Serve a backend to bridges on this or other hosts, until Ctrl-C.
+
+    listen: tcp://HOST:PORT (port * for any free one) or ipc://PATH. keys: the worker's folder of keys; without, only
+    addresses of this machine are allowed.
+    """
+    from hw.bridge.worker import run_worker
+
+    run_worker(listen, backend, keys)
+    return 0
+
+
+def keys(
+    what: Annotated[Literal["new"], tyro.conf.Positional],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+    /,
+    json: bool = False,
+) -> int:
+    """Make keys for a worker and its clients in the new FOLDER.
+
+    The worker's host needs worker.json and client.public.json, the client's host client.json and worker.public.json.
+    """
+    from hw.bridge.keys import make_keys
+
+    written = [str(path) for path in make_keys(folder)]
+    next_step = f"ashnets worker --listen tcp://HOST:PORT --keys {folder}"
+    return _done({"written": written}, json, f"wrote {', '.join(written)}\nnext: {next_step}")
 
 
 def bench(
@@ -266,6 +301,8 @@ COMMANDS = {
     "evaluate": evaluate,
     "simulate": simulate,
     "report": report,
+    "worker": worker,
+    "keys": keys,
     "bench": bench,
     "doctor": doctor,
 }

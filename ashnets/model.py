@@ -1,5 +1,6 @@
 """The whole ASH-Net, and what one forward pass hands to the objectives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,9 +64,18 @@ class AshNet(nn.Module):
         self.answer_head = AnswerHead(config, answers) if answers else None
 
     def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:
+        return self.begin_vision(images)()
+
+    def begin_vision(self, images: Float[Tensor, "B 3 H W"]) -> Callable[[], Vision]:
+        """What gives `vision`'s result. A chip behind a bridge is at work until then."""
         f0, f = self.concrete(images)
-        s_in, s_out, e = self.abstract(f0)
-        return Vision(f0=f0, f=f, s_in=s_in, s_out=s_out, e=e, v=self.fusion(f, e))
+        pending = self.abstract.begin(f0)
+
+        def finish() -> Vision:
+            s_in, s_out, e = pending()
+            return Vision(f0=f0, f=f, s_in=s_in, s_out=s_out, e=e, v=self.fusion(f, e))
+
+        return finish
 
     def spikes(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
         """s_out alone: what the abstract encoder sees in the images."""

@@ -34,6 +34,13 @@ def save_program(program: SpikingProgram, folder: Path) -> Path:
 
 def write_program(program: SpikingProgram, folder: Path) -> None:
     """Write the two files into `folder`, for an artifact that holds more than the program."""
+    spec, tensors = program_parts(program)
+    save_file(tensors, folder / "weights.safetensors")
+    write_json(folder / "program.json", spec)
+
+
+def program_parts(program: SpikingProgram) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(structure as JSON values, integers by `<layer>.<field>`)."""
     tensors: dict[str, np.ndarray] = {}
     layers = []
     for layer in program.layers:
@@ -45,9 +52,8 @@ def write_program(program: SpikingProgram, folder: Path) -> None:
             else:
                 entry[item.name] = value
         layers.append(entry)
-    save_file(tensors, folder / "weights.safetensors")
     spec = {"input_shape": program.input_shape, "input_bits": program.input_bits, "steps": program.steps}
-    write_json(folder / "program.json", {**spec, "layers": layers})
+    return {**spec, "layers": layers}, tensors
 
 
 def load_program(folder: Path) -> SpikingProgram:
@@ -61,26 +67,54 @@ def read_program(folder: Path) -> SpikingProgram:
     spec = read_json(path)
     try:
         tensors = load_file(folder / "weights.safetensors")
-        layers = tuple(_layer(entry, tensors) for entry in spec["layers"])
-        program = SpikingProgram(
-            input_shape=tuple(spec["input_shape"]),
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: its weights cannot be read ({error}); write it anew") from error
+    return program_of(spec, tensors, path)
+
+
+def program_of(spec: Any, tensors: dict[str, np.ndarray], where: Path | str) -> SpikingProgram:
+    """The program of `program_parts`, whose types are checked and whose limits are not."""
+    try:
+        if any(type(spec.get(key, 0)) is not int for key in ("steps", "input_bits")):
+            raise TypeError("steps and input_bits are integers")
+        return SpikingProgram(
+            input_shape=_integers(spec["input_shape"]),
             steps=spec["steps"],
-            layers=layers,
+            layers=tuple(_layer(entry, tensors) for entry in spec["layers"]),
             input_bits=spec.get("input_bits", 0),
         )
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a program of ours ({type(error).__name__}: {error}); write it anew") from error
-    return program
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{where}: not a program of ours ({type(error).__name__}: {error}); write it anew") from error
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    if any(type(value) is not int or not 0 <= value < 1 << 31 for value in values):
+        raise TypeError(f"{values!r} are not integers of 31 bits")
+    return tuple(values)
 
 
 def _layer(entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> Layer:
     kind = _LAYERS[entry["type"]]
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != "type"}
-    arrays: dict[str, Any] = {
-        item.name: tensors[f"{entry['name']}.{item.name}"]
-        for item in fields(kind)
-        if item.name not in values and not (item.name == "delay" and f"{entry['name']}.delay" not in tensors)
-    }
-    return kind(**values, **arrays)
+    values: dict[str, Any] = {}
+    for item in fields(kind):
+        key, value = f"{entry['name']}.{item.name}", entry.get(item.name)
+        if item.name == "name":
+            if not isinstance(value, str):
+                raise TypeError(f"a layer's name is {value!r}")
+            values["name"] = value
+        elif key in tensors:
+            values[item.name] = tensors[key]
+        elif isinstance(value, (list, tuple)):
+            if len(_integers(value)) != 2:
+                raise TypeError(f"{item.name} is {value!r}, two integers are expected")
+            values[item.name] = tuple(value)
+        elif type(value) is int:
+            values[item.name] = value
+        elif item.name != "delay":  # which older files do not hold
+            raise KeyError(item.name)
+    unknown = set(entry) - {item.name for item in fields(kind)} - {"type"}
+    if unknown:
+        raise KeyError(f"unknown '{min(unknown)}'")
+    return kind(**values)

@@ -3,6 +3,7 @@ bug."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,14 +47,18 @@ def mismatching_spikes(left: Spikes, right: Spikes) -> dict[str, int]:
 
 
 def verify(
-    stack: QuantizedStack, program: SpikingProgram, batches: Iterable[torch.Tensor], runtimes: tuple[str, ...]
+    stack: QuantizedStack,
+    program: SpikingProgram,
+    batches: Iterable[torch.Tensor],
+    runtimes: tuple[str, ...],
+    keys: Path | None = None,
 ) -> list[Joint]:
     """Every layer's spikes of each runtime against the reference, over all batches of input spikes [T, B, ...].
 
-    runtimes: 'qat' for `stack` itself, else names of backends of `program`.
+    runtimes: 'qat' for `stack` itself, else names of backends of `program`, or addresses of workers with their keys.
     """
     reference = open_backend("reference", program)
-    backends = {name: open_backend(name, program) for name in runtimes if name != "qat"}
+    backends = {name: open_backend(name, program, keys) for name in runtimes if name != "qat"}
     mismatches = {name: dict.fromkeys((layer.name for layer in program.synaptic), 0) for name in runtimes}
     compared = dict.fromkeys((layer.name for layer in program.synaptic), 0)
     samples = 0

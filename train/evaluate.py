@@ -1,6 +1,6 @@
 """Evaluate a model on a split: retrieval recalls or answer accuracy, with what its spikes did along the way."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,20 @@ def images_of(data: ImageTextData, indices: Sequence[int], device: torch.device)
     return normalise(torch.from_numpy(np.ascontiguousarray(stacked)).to(device))
 
 
+def visions(
+    model: AshNet, data: ImageTextData, batches: Iterable[Sequence[int]], device: torch.device
+) -> Iterator[Vision]:
+    """What the model sees in each batch, one batch ahead: while the chip runs one, torch computes the next."""
+    waiting: Callable[[], Vision] | None = None
+    for indices in batches:
+        begun = model.begin_vision(images_of(data, indices, device))
+        if waiting:
+            yield waiting()
+        waiting = begun
+    if waiting:
+        yield waiting()
+
+
 class _Rates:
     """Mean firing rates over the images seen, weighted by their number."""
 
@@ -83,9 +97,9 @@ def evaluate_vqa(
     device = next(model.parameters()).device
     index = {answer: i for i, answer in enumerate(answers)}
     predictions, targets, scores, rates = [], [], [], _Rates()
-    for indices in image_batches(data, samples):
-        pictures = [(i + 1) % len(data) for i in indices] if shuffle_images else indices
-        vision = model.vision(images_of(data, pictures, device))
+    batches = list(image_batches(data, samples))
+    pictures = [[(i + shuffle_images) % len(data) for i in indices] for indices in batches]
+    for indices, vision in zip(batches, visions(model, data, pictures, device), strict=True):
         rates.add(vision)
         texts = [text for i in indices for text in data.texts(i)]
         text_image = torch.tensor([k for k, i in enumerate(indices) for _ in data.texts(i)], device=device)
@@ -153,8 +167,7 @@ def _embeddings(
     device = next(model.parameters()).device
     images, texts, text_image = [], [], []
     seen, total = 0, sum(map(len, batches))
-    for indices in batches:
-        vision = model.vision(images_of(data, indices, device))
+    for indices, vision in zip(batches, visions(model, data, batches, device), strict=True):
         rates.add(vision)
         tokens = codec.encode([text for i in indices for text in data.texts(i)]).to(device)
         images.append(model.embed_images(vision.v).float().cpu().numpy())

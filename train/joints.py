@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,19 +26,22 @@ def input_spikes(model: AshNet, data: ImageTextData, samples: int | None) -> Ite
         yield model.abstract.encoder(model.concrete.stem(images_of(data, indices, device)))
 
 
-def verify_run(run: Run, runtimes: tuple[str, ...], samples: int | None, device: torch.device) -> list[Joint]:
+def verify_run(
+    run: Run, runtimes: tuple[str, ...], samples: int | None, device: torch.device, keys: Path | None = None
+) -> list[Joint]:
     """The joints of a quantized run, on the test split."""
     if not run.quantized:
         raise UserError(f"{run.folder}: has no quantized stack; make one with 'ashnets quantize {run.folder}'")
     model = load_model(run, "qat", device)
-    return verify(
-        quantized_stack(model), run_program(run), input_spikes(model, load_split(run, "test"), samples), runtimes
-    )
+    spikes = input_spikes(model, load_split(run, "test"), samples)
+    return verify(quantized_stack(model), run_program(run), spikes, runtimes, keys)
 
 
-def simulate_run(run: Run, backend: str, samples: int | None, device: torch.device) -> tuple[dict[str, float], float]:
+def simulate_run(
+    run: Run, backend: str, samples: int | None, device: torch.device, keys: Path | None = None
+) -> tuple[dict[str, float], float]:
     """(mean firing rate by layer, seconds in the backend) of real samples on one backend of the run's program."""
-    runner = open_backend(backend, run_program(run))
+    runner = open_backend(backend, run_program(run), keys)
     data, model = load_split(run, "test"), load_model(run, "float", device)
     sums: dict[str, float] = {}
     sizes: dict[str, int] = {}

@@ -23,7 +23,7 @@ from hw.artifact import open_artifact, read_json, staged_artifact, write_json
 from hw.errors import UserError
 from hw.program import SpikingProgram
 from hw.program_file import load_program
-from hw.simulate import BACKENDS, open_backend
+from hw.simulate import check_backend, open_backend
 from quantize import QuantizedStack
 from train.checkpoint import best_checkpoint
 from train.config import RunConfig, from_dict, to_dict
@@ -121,14 +121,14 @@ def fill_from_best(bundle: Bundle, run: Run) -> None:
     fill(bundle, best.evaluated_weights(), best.folder)
 
 
-def load_model(run: Run, backend: str, device: torch.device) -> AshNet:
+def load_model(run: Run, backend: str, device: torch.device, keys: Path | None = None) -> AshNet:
     """The model of the best checkpoint in evaluation mode, its spiking stack replaced by `backend`.
 
-    'float' and 'qat' are torch modules; every other name is a backend of `hw` behind a `SpikeBridge`.
+    'float' and 'qat' are torch modules; every other name is a backend of `hw` behind a `SpikeBridge`. keys: the folder
+    of keys for remote workers.
     """
-    known = ("float", "qat", *BACKENDS)
-    if backend not in known:
-        raise UserError(f"backend '{backend}' is not known; choose one of {', '.join(known)}")
+    if backend not in ("float", "qat"):
+        check_backend(backend)
     if not run.quantized and backend != "float":
         raise UserError(
             f"{run.folder}: has no quantized stack, so that backend '{backend}' cannot run; "
@@ -144,7 +144,7 @@ def load_model(run: Run, backend: str, device: torch.device) -> AshNet:
     if backend not in ("float", "qat"):
         from hw.bridge.module import SpikeBridge
 
-        model.abstract.stack = SpikeBridge(open_backend(backend, run_program(run)))
+        model.abstract.stack = SpikeBridge(open_backend(backend, run_program(run), keys))
     return model
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from hw.errors import UserError
-from hw.program import SpikingProgram
+from hw.program import Conv, Dense, SpikingProgram
 
 
 class LayerState(NamedTuple):
@@ -45,6 +46,7 @@ class Backend(Protocol):
     """
 
     name: str
+    program: SpikingProgram
 
     def run(
         self, spikes: np.ndarray, *, layers: bool = False, states: bool = False, state: State | None = None
@@ -60,10 +62,25 @@ BACKENDS: dict[str, str] = {
 """Name -> `module:class`. The class takes the program; its module is imported when it is opened."""
 
 
-def open_backend(name: str, program: SpikingProgram) -> Backend:
-    """The backend `name` holding `program`; `UserError` for a name that is not there."""
-    if name not in BACKENDS:
-        raise UserError(f"backend '{name}' is not known; choose one of {', '.join(BACKENDS)}")
+def check_backend(name: str) -> str:
+    """The name itself, if there is such a backend; `UserError` else."""
+    if name not in BACKENDS and "://" not in name:
+        raise UserError(
+            f"backend '{name}' is not known; choose one of {', '.join(BACKENDS)}, or addresses of workers "
+            "(tcp://HOST:PORT,...)"
+        )
+    return name
+
+
+def open_backend(name: str, program: SpikingProgram, keys: Path | None = None) -> Backend:
+    """The backend `name` holding `program`. Addresses, separated by commas, are workers (`hw.bridge.worker`); keys is
+    the folder of keys to reach them with."""
+    check_backend(name)
+    if "://" in name:
+        from hw.bridge.keys import load_keys
+        from hw.bridge.remote import RemoteBackend
+
+        return RemoteBackend(program, name.split(","), keys=load_keys(keys, "client") if keys else None)
     module, _, attribute = BACKENDS[name].partition(":")
     make: Callable[[SpikingProgram], Backend] = getattr(import_module(module), attribute)
     return make(program)
@@ -95,10 +112,21 @@ def check_spikes(program: SpikingProgram, spikes: np.ndarray, *, stream: bool = 
 
 def check_state(program: SpikingProgram, state: State, samples: int) -> None:
     """`UserError` where a state is not one of this program and batch. `{}` fits all."""
-    for layer in program.synaptic:
-        shape = (samples, *program.shapes[layer.name])
-        if state and (layer.name not in state or state[layer.name].u.shape != shape):
-            found = state[layer.name].u.shape if layer.name in state else "nothing"
-            raise UserError(
-                f"layer '{layer.name}': the state holds {found}, {samples} streams need {shape}; start with state={{}}"
-            )
+    for layer in program.synaptic if state else ():
+        if layer.name not in state:
+            raise UserError(f"layer '{layer.name}': the state holds nothing for it; start with state={{}}")
+        expected = initial_state(layer, samples, program.shapes[layer.name])
+        for key, found, zero in zip(LayerState._fields, state[layer.name], expected, strict=True):
+            if found.shape != zero.shape:
+                raise UserError(
+                    f"layer '{layer.name}': the state's {key} has shape {found.shape}, {samples} streams need "
+                    f"{zero.shape}; start with state={{}}"
+                )
+
+
+def initial_state(layer: Conv | Dense, samples: int, shape: tuple[int, ...]) -> LayerState:
+    """All zero. shape: the layer's output of one sample."""
+    zero = np.zeros((samples, *shape), np.int64)
+    inputs = layer.weight_int.shape[1] if isinstance(layer, Dense) else 0
+    longest = int(layer.delays[-1]) if isinstance(layer, Dense) else 0
+    return LayerState(u=zero, v=zero, waiting=np.zeros((longest, samples, inputs), np.int64), last=zero)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from hw import loihi
 from hw.program import Conv, Dense, Flatten, Recurrent, SpikingProgram
-from hw.simulate.base import LayerState, Result, State, check_spikes, check_state
-from hw.simulate.reference import initial_state
+from hw.simulate.base import LayerState, Result, State, check_spikes, check_state, initial_state
 from hw.validate import validate
 
 

@@ -8,14 +8,14 @@ Inside, grids are channels last, so that the weights of one spike and the neuron
 """
 
 from math import prod
+from threading import Lock
 
 import numba
 import numpy as np
 
 from hw import loihi
 from hw.program import Conv, Dense, Flatten, Recurrent, Shape, SpikingProgram
-from hw.simulate.base import LayerState, Result, State, check_spikes, check_state
-from hw.simulate.reference import initial_state
+from hw.simulate.base import LayerState, Result, State, check_spikes, check_state, initial_state
 from hw.validate import validate
 
 _LIMIT = loihi.STATE_LIMIT
@@ -238,6 +238,7 @@ class EventsBackend:
     from numba's cache."""
 
     name = "events"
+    _turn = Lock()  # numba's threads serve one caller at a time
 
     def __init__(self, program: SpikingProgram) -> None:
         self.program = validate(program)
@@ -264,7 +265,8 @@ class EventsBackend:
         for compiled in self.layers:
             name, shape = compiled.layer.name, compiled.shape
             before = state[name] if state else initial_state(compiled.layer, samples, shape)
-            x, u, v, after[name] = compiled.run(x, before, states)
+            with self._turn:
+                x, u, v, after[name] = compiled.run(x, before, states)
             if layers:
                 kept[name] = outside(x, shape)
             if states:

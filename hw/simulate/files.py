@@ -112,13 +112,20 @@ def _is_batch(spikes: np.ndarray, input_shape: tuple[int, ...], source: Path) ->
 
 
 def simulate_file(
-    program: Path, spikes: Path, out: Path, *, backend: str, layers: bool, first: int = 0
+    program: Path,
+    spikes: Path,
+    out: Path,
+    *,
+    backend: str,
+    keys: Path | None = None,
+    layers: bool = False,
+    first: int = 0,
 ) -> dict[str, float]:
     """Run `spikes` through `program`, from layer `first` on, and write the last layer's to `out`, shaped as the input
     is; with `layers`, every layer's spikes, u and v to `<out>.layers.npz` under `<layer>.s`, `.u` and `.v`. Returns
     each layer's firing rate."""
     job = load_job(program, load_numbers(spikes), spikes, first)
-    result = open_backend(backend, job.program).run(job.spikes, layers=True, states=layers)
+    result = open_backend(backend, job.program, keys).run(job.spikes, layers=True, states=layers)
 
     def as_given(array: np.ndarray) -> np.ndarray:
         return array.swapaxes(0, 1) if job.batch else array[:, 0]

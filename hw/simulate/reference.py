@@ -8,7 +8,7 @@ import numpy as np
 
 from hw import loihi
 from hw.program import Conv, Dense, Flatten, Recurrent, SpikingProgram
-from hw.simulate.base import LayerState, Result, State, check_spikes, check_state
+from hw.simulate.base import LayerState, Result, State, check_spikes, check_state, initial_state
 from hw.validate import validate
 
 
@@ -73,14 +73,6 @@ def _conv(x: np.ndarray, weight: np.ndarray, layer: Conv) -> np.ndarray:
         tap = x[..., i * dh : i * dh + sh * height : sh, j * dw : j * dw + sw * width : sw]
         a += np.einsum("bgchw,goc->bgohw", tap, weight[..., i, j], optimize=True)
     return a.reshape(len(x), out, height, width)
-
-
-def initial_state(layer: Conv | Dense, samples: int, shape: tuple[int, ...]) -> LayerState:
-    """All zero. shape: the layer's output of one sample."""
-    zero = np.zeros((samples, *shape), np.int64)
-    inputs = layer.weight_int.shape[1] if isinstance(layer, Dense) else 0
-    longest = int(layer.delays[-1]) if isinstance(layer, Dense) else 0
-    return LayerState(u=zero, v=zero, waiting=np.zeros((longest, samples, inputs), np.int64), last=zero)
 
 
 def run_layer(

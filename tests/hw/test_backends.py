@@ -96,7 +96,7 @@ def test_a_state_of_another_batch_is_refused(name):
     layer = Dense(name="fc", weight_int=np.eye(3, dtype=int), decay_u_int=1, decay_v_int=1, v_th_mant=1)
     backend = open_backend(name, SpikingProgram(input_shape=(3,), steps=4, layers=(layer,)))
     state = backend.run(np.zeros((2, 5, 3)), state={}).state
-    with pytest.raises(UserError, match=r"layer 'fc': the state holds \(5, 3\), 2 streams need \(2, 3\)"):
+    with pytest.raises(UserError, match=r"layer 'fc': the state's u has shape \(5, 3\), 2 streams need \(2, 3\)"):
         backend.run(np.zeros((2, 2, 3)), state=state)
     with pytest.raises(UserError, match=r"takes \(T, B, 3\)"):
         backend.run(np.zeros((0, 5, 3)), state=state)
