@@ -105,7 +105,7 @@ def decode(frames: list[bytes]) -> Message:
     if len(set(heads)) != 1:
         raise FrameError("frame: the frames of one message differ in kind, flags, session or sequence")
     kind, flags, session, sequence = heads[0]
-    if len(values) == 1 and values[0] == b"":
+    if len(values) == 1 and isinstance(values[0], bytes) and not values[0]:
         values = []
     return Message(kind=Kind(kind), session=session, sequence=sequence, flags=flags, values=tuple(values))
 

@@ -261,7 +261,7 @@ class _Link:
         request.settle(result_from(answer, self.owner.program, steps, samples))
 
     def _await(self, kind: Kind, request: _Request | None = None) -> Message | None:
-        """The message of this kind and our sequence. None if the request is late or unwanted; `_LostError` in silence."""
+        """The message of this kind and our sequence; None for a request that is late or unwanted."""
         assert self.socket is not None
         pinged = time.monotonic()
         while True:

@@ -1,57 +1,14 @@
-"""The bridge: spikes as bits and back, and a torch module in front of a backend."""
+"""`SpikeBridge`, a torch module in front of a backend, and what it does not wait for."""
+
+import threading
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from hw import Dense, SpikingProgram, UserError
-from hw.bridge.codec import MAX_SPIKES, Packet, pack, unpack
+from hw import BackendError, Dense, SpikingProgram, UserError
 from hw.bridge.module import SpikeBridge
 from hw.simulate import Result, open_backend
-
-SPIKES = hnp.arrays(
-    np.uint8, hnp.array_shapes(min_dims=1, max_dims=5, min_side=0, max_side=5), elements=st.integers(0, 1)
-)
-
-
-@given(SPIKES)
-def test_unpacking_gives_back_what_was_packed(spikes: np.ndarray) -> None:
-    packet = pack(spikes)
-    assert len(packet.payload) == -(-spikes.size // 8)
-    again = unpack(packet)
-    assert again.dtype == np.uint8
-    np.testing.assert_array_equal(again, spikes)
-
-
-@pytest.mark.parametrize(
-    "spikes",
-    [np.full((2, 1, 3), 2, np.uint8), np.full((2, 1, 3), 255, np.uint8), np.ones((2, 1, 3)), np.ones(3, np.int64)],
-)
-def test_what_is_not_uint8_zeros_and_ones_is_not_packed(spikes: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"spikes are uint8 in \{0, 1\}"):
-        pack(spikes)
-
-
-@pytest.mark.parametrize(
-    ("shape", "payload", "match"),
-    [
-        ((2, 1, 9), b"\0\0", "2 bytes for shape .* which takes 3"),
-        ((2, 1, 9), b"\0\0\0\0", "4 bytes for shape .* which takes 3"),
-        ((0, 3), b"\0", "which takes 0"),
-        ((2, -1, -8), b"\0\0", "is not a shape"),
-        ((2, 1.0), b"\0", "is not a shape"),
-        ((MAX_SPIKES, 2), b"", "is not a shape of up to"),
-        ((3,), b"\xf0", "behind the last spike"),
-    ],
-)
-def test_a_packet_whose_shape_and_payload_disagree_is_refused(
-    shape: tuple[int, ...], payload: bytes, match: str
-) -> None:
-    with pytest.raises(UserError, match=match):
-        Packet(shape=shape, payload=payload)
 
 
 class Negation:
@@ -93,3 +50,39 @@ def test_the_bridge_to_the_reference_simulator_gives_its_spikes() -> None:
     expected = backend.run(spikes).output
     assert expected.any()
     np.testing.assert_array_equal(SpikeBridge(backend)(torch.from_numpy(spikes).float()).numpy(), expected)
+
+
+class Gate(Negation):
+    """Waits until it is let through, and notes what it was given."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.seen: list[int] = []
+
+    def run(self, spikes: np.ndarray, *, layers: bool = False) -> Result:
+        assert self.open.wait(20)
+        self.seen.append(int(spikes.sum()))
+        if spikes.all():
+            raise BackendError("broken")
+        return super().run(spikes)
+
+
+def test_begin_does_not_wait_and_results_come_in_order() -> None:
+    gate = Gate()
+    bridge = SpikeBridge(gate)
+    batches = [torch.zeros(1, 1, 2, 3).index_fill(3, torch.arange(k), 1.0) for k in range(3)]
+    pending = [bridge.begin(s_in) for s_in in batches]
+    assert not any(each.future.done() for each in pending)
+    gate.open.set()
+    for s_in, each in zip(batches, pending, strict=True):
+        assert torch.equal(each.result(), 1 - s_in.mT)
+    assert gate.seen == [0, 2, 4]
+
+
+def test_an_error_of_the_backend_reaches_the_caller_and_the_next_batch_runs() -> None:
+    gate = Gate()
+    gate.open.set()
+    bridge = SpikeBridge(gate)
+    with pytest.raises(BackendError, match="broken"):
+        bridge(torch.ones(1, 1, 2, 3))
+    assert bridge(torch.zeros(1, 1, 2, 3)).all()

@@ -1,0 +1,351 @@
+"""Workers in processes of their own: their spikes are the reference's, and what goes wrong ends in time."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+from hypothesis import HealthCheck, given, settings
+
+from ashnets.cli import main
+from hw import BackendError, Dense, SpikingProgram, UserError
+from hw.bridge.codec import Flags, Kind, Message, decode
+from hw.bridge.keys import check_address, load_keys, make_keys
+from hw.bridge.messages import open_message, run_message
+from hw.bridge.remote import BridgeTimeoutError, Patience, RemoteBackend
+from hw.simulate import open_backend
+from tests.hw.strategies import cases
+from tests.hw.test_backends import assert_same
+
+ROOT = Path(__file__).parents[2]
+NO_TORCH = "import sys; sys.modules['torch'] = None; from hw.bridge.worker import main; sys.exit(main())"
+
+
+class Process:
+    """A worker; `address` is where it listens."""
+
+    def __init__(self, listen: str, *more: str) -> None:
+        command = [sys.executable, "-c", NO_TORCH, "--listen", listen, "--backend", "reference", *more]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("listening on "), line
+        self.address = line.split()[2].rstrip(",")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        return self.process.wait(10)
+
+
+@contextmanager
+def worker(listen: str = "tcp://127.0.0.1:*", *more: str) -> Iterator[Process]:
+    process = Process(listen, *more)
+    try:
+        yield process
+    finally:
+        process.end()
+        process.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Process]:
+    with worker() as process:
+        yield process
+
+
+def program(steps: int = 4) -> SpikingProgram:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-60, 60, (6, 9))
+    layer = Dense(name="fc", weight_int=weight, decay_u_int=900, decay_v_int=300, v_th_mant=50, bias_mant=np.arange(6))
+    return SpikingProgram(input_shape=(9,), steps=steps, layers=(layer,))
+
+
+def spikes(samples: int, steps: int = 4) -> np.ndarray:
+    return np.random.default_rng(samples).integers(0, 2, (steps, samples, 9), dtype=np.uint8)
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cases())
+def test_a_remote_worker_without_torch_gives_the_references_spikes_u_v_and_states(shared, case):
+    made, given_spikes = case
+    reference = open_backend("reference", made)
+    with RemoteBackend(made, [shared.address]) as remote:
+        assert_same(
+            remote.run(given_spikes, layers=True, states=True), reference.run(given_spikes, layers=True, states=True)
+        )
+        half = len(given_spikes) // 2
+        if not half:
+            return
+        one, two = (b.run(given_spikes[:half], layers=True, states=True, state={}) for b in (remote, reference))
+        assert_same(one, two)
+        rest = [b.run(given_spikes[half:], layers=True, states=True, state=two.state) for b in (remote, reference)]
+        assert_same(*rest)
+
+
+def test_work_is_spread_over_workers_and_results_come_in_order():
+    truth = open_backend("reference", program()).run(spikes(41), layers=True, states=True)
+    with worker() as one, worker() as two:
+        with RemoteBackend(program(), [one.address, two.address]) as remote:
+            assert_same(remote.run(spikes(41), layers=True, states=True), truth)
+            futures = [remote.submit(spikes(k)) for k in range(1, 20)]
+            for k, future in enumerate(futures, 1):
+                np.testing.assert_array_equal(
+                    future.result().output, open_backend("reference", program()).run(spikes(k)).output
+                )
+        assert one.end() == two.end() == 0  # SIGTERM is a clean end
+
+
+def test_a_worker_killed_half_way_loses_nothing():
+    reference = open_backend("reference", program())
+    with worker() as one, worker() as two:
+        patience = Patience(deadline=30, silence=0.5)
+        with RemoteBackend(program(), [one.address, two.address], patience=patience) as remote:
+            futures = []
+            for k in range(1, 60):
+                futures.append(remote.submit(spikes(k)))
+                if k == 30:
+                    until(lambda: futures[10].done())
+                    one.signal(signal.SIGKILL)
+            for k, future in enumerate(futures, 1):
+                np.testing.assert_array_equal(future.result().output, reference.run(spikes(k)).output)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_gone_ends_in_a_typed_error_by_the_deadline_and_work_goes_on_when_one_returns(
+    number, tmp_path
+):
+    address = f"ipc://{tmp_path}/w"
+    patience = Patience(deadline=1.5, silence=0.5)
+    with worker(address) as process, RemoteBackend(program(), [address], patience=patience) as remote:
+        truth = remote.run(spikes(3)).output
+        process.signal(number)
+        begin = time.monotonic()
+        with pytest.raises(BridgeTimeoutError, match=r"no result within 1\.5 s .*no answer for 0\.5 s"):
+            remote.run(spikes(3))
+        assert 1.4 < time.monotonic() - begin < 2.5
+        if number == signal.SIGSTOP:
+            process.signal(signal.SIGCONT)
+            until(lambda: remote_answers(remote, truth))
+        else:
+            with worker(address):
+                until(lambda: remote_answers(remote, truth))
+
+
+def remote_answers(remote: RemoteBackend, truth: np.ndarray) -> bool:
+    try:
+        return np.array_equal(remote.run(spikes(3)).output, truth)
+    except BridgeTimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("answer", [b"", b"half a frame", os.urandom(200), b"\xff\0\0\0\0\0\0\0\1\x7f"])
+def test_a_peer_that_speaks_something_else_ends_in_a_typed_error_by_the_deadline(answer):
+    server = socket.create_server(("127.0.0.1", 0))
+    server.settimeout(5)
+    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    with server, RemoteBackend(program(), [address], patience=Patience(deadline=1, silence=0.4)) as remote:
+        future = remote.submit(spikes(1))
+        connection, _ = server.accept()
+        connection.sendall(answer)
+        begin = time.monotonic()
+        with pytest.raises(BridgeTimeoutError):
+            future.result(5)
+        assert time.monotonic() - begin < 2
+        connection.close()
+
+
+def test_a_peer_of_ours_that_sends_broken_results_ends_in_a_typed_error_by_the_deadline():
+    """A worker that answers in our frames, but with another program's shapes."""
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.linger = 0
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    with RemoteBackend(program(), [f"tcp://127.0.0.1:{port}"], patience=Patience(deadline=1.5, silence=1)) as remote:
+        future = remote.submit(spikes(2))
+        results = 0
+        while not future.done():
+            if not router.poll(100):
+                continue
+            client, *frames = router.recv_multipart()
+            message = decode(frames)
+            kind = {Kind.PING: Kind.PONG, Kind.OPEN: Kind.OPENED, Kind.RUN: Kind.RESULT}.get(message.kind)
+            if kind is None:
+                continue
+            values = (np.zeros((4, 2, 5)),) if kind == Kind.RESULT else ()
+            results += kind == Kind.RESULT
+            answer = Message(kind=kind, session=message.session, sequence=message.sequence, values=values)
+            router.send_multipart([client, *answer.encode()])
+        with pytest.raises(BridgeTimeoutError, match=r"expected \[T, B, \.\.\.\] of shape \(6,\)"):
+            future.result()
+        assert results > 1
+    router.close()
+    context.term()
+
+
+def raw(address: str) -> tuple[zmq.Context, zmq.Socket]:
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.rcvtimeo = 5000
+    dealer.connect(address)
+    return context, dealer
+
+
+def ask(dealer: zmq.Socket, message: Message) -> Message:
+    dealer.send_multipart(message.encode())
+    return decode(dealer.recv_multipart())
+
+
+def test_replayed_reordered_and_foreign_requests_are_refused(shared):
+    def run(sequence: int, session: int = 9) -> Message:
+        return run_message(spikes(1), None, layers=False, states=False, session=session, sequence=sequence)
+
+    context, dealer = raw(shared.address)
+    other_context, other = raw(shared.address)
+    assert ask(dealer, open_message(program(), 9)).kind == Kind.OPENED
+    assert ask(dealer, run(1)).kind == Kind.RESULT
+    for sequence in (1, 0, 3, 2**64 - 1):
+        answer = ask(dealer, run(sequence))
+        assert (answer.kind, answer.flags) == (Kind.ERROR, Flags.BAD_REQUEST)
+    assert ask(dealer, open_message(program(), 9)).kind == Kind.ERROR
+    assert ask(dealer, Message(kind=Kind.RESULT, session=9)).kind == Kind.ERROR
+    answer = ask(other, run(2))  # a session belongs to its connection
+    assert (answer.kind, answer.flags) == (Kind.ERROR, Flags.NO_SESSION)
+    assert ask(dealer, run(2)).kind == Kind.RESULT
+    other.send_multipart([b"junk"])
+    assert decode(other.recv_multipart()).kind == Kind.ERROR
+    for socket_, context_ in ((dealer, context), (other, other_context)):
+        socket_.close()
+        context_.term()
+
+
+def test_a_program_that_does_not_fit_and_spikes_that_do_not_are_refused_by_name(shared):
+    context, dealer = raw(shared.address)
+    big = Dense(name="fc", weight_int=np.full((1, 9), 1000), decay_u_int=1, decay_v_int=1, v_th_mant=1)
+    answer = ask(dealer, open_message(SpikingProgram(input_shape=(9,), steps=1, layers=(big,)), 5))
+    assert answer.flags == Flags.BAD_REQUEST
+    assert b"weights span [1000, 1000]" in answer.values[0]
+    assert ask(dealer, open_message(program(), 6)).kind == Kind.OPENED
+    answer = ask(
+        dealer,
+        run_message(np.zeros((4, 1, 8)), None, layers=False, states=False, session=6, sequence=1),
+    )
+    assert answer.flags == Flags.BAD_REQUEST
+    assert b"the program takes (T=4, B, 9)" in answer.values[0]
+    dealer.close()
+    context.term()
+    with RemoteBackend(program(), [shared.address]) as remote, pytest.raises(UserError, match=r"takes \(T=4, B, 9\)"):
+        remote.run(np.zeros((4, 1, 8)))
+
+
+def test_an_error_of_the_workers_backend_reaches_the_user():
+    with worker("tcp://127.0.0.1:*", "--backend", "lava") as process:
+        wide = Dense(
+            name="fc", weight_int=np.eye(2, dtype=int), decay_u_int=np.array([1, 2]), decay_v_int=1, v_th_mant=1
+        )
+        bad = SpikingProgram(input_shape=(2,), steps=1, layers=(wide,))
+        with RemoteBackend(bad, [process.address]) as remote, pytest.raises(UserError, match="decay_u_int differs"):
+            remote.run(np.zeros((1, 1, 2)))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("keys") / "a"
+    assert main(["keys", "new", str(folder)]) == 0
+    return folder
+
+
+def test_whoever_holds_the_keys_gets_in_and_nobody_else(keys, tmp_path):
+    make_keys(tmp_path / "other")
+    theirs, ours = load_keys(tmp_path / "other", "client"), load_keys(keys, "client")
+    patience = Patience(deadline=1, silence=0.4)
+    with worker("tcp://127.0.0.1:*", "--keys", str(keys)) as process:
+        strangers = [None, theirs, type(ours)(public=theirs.public, secret=theirs.secret, peer=ours.peer)]
+        for stranger in strangers:
+            with (
+                RemoteBackend(program(), [process.address], keys=stranger, patience=patience) as remote,
+                pytest.raises(BridgeTimeoutError, match="are the workers running, and the keys theirs"),
+            ):
+                remote.run(spikes(1))
+        with RemoteBackend(program(), [process.address], keys=ours) as remote:
+            np.testing.assert_array_equal(
+                remote.run(spikes(5)).output, open_backend("reference", program()).run(spikes(5)).output
+            )
+
+
+def test_keys_are_private_and_never_overwritten(keys, tmp_path, capsys):
+    assert {path.name: path.stat().st_mode & 0o777 for path in keys.iterdir()} == {
+        "worker.json": 0o600,
+        "client.json": 0o600,
+        "worker.public.json": 0o644,
+        "client.public.json": 0o644,
+    }
+    assert main(["keys", "new", str(keys)]) == 2
+    assert "holds client.json already" in capsys.readouterr().err
+    secret = load_keys(keys, "client").secret
+    assert secret.decode() not in repr(load_keys(keys, "client"))
+    folder = tmp_path / "k"
+    make_keys(folder)
+    (folder / "client.json").chmod(0o644)
+    with pytest.raises(UserError, match="others may read this secret key; run 'chmod 600"):
+        load_keys(folder, "client")
+    (folder / "worker.public.json").write_text('{"public": "short"}')
+    (folder / "client.json").chmod(0o600)
+    with pytest.raises(UserError, match=r"worker\.public\.json: 'public' is no key"):
+        load_keys(folder, "client")
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.168.1.2:1", "tcp://example.org:5555"])
+def test_an_address_that_leaves_this_machine_needs_keys(address, keys, capsys):
+    with pytest.raises(UserError, match="leaves this machine; give --keys FOLDER"):
+        check_address(address, None)
+    assert check_address(address, load_keys(keys, "client")) == address
+    assert main(["worker", "--listen", address]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["http://a:1", "tcp://a", "tcp://a:b", "tcp://a:1/x", "ipc://", "ipc://" + "x" * 99]
+)
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(UserError, match="is not tcp://HOST:PORT or ipc://PATH"):
+        check_address(address, None)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:5", "tcp://localhost:5", "tcp://[::1]:5", "ipc:///tmp/w"])
+def test_loopback_needs_no_keys(address):
+    assert check_address(address, None) == address
+
+
+def test_nothing_is_left_behind():
+    before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    with worker() as process:
+        for _ in range(5):
+            with RemoteBackend(program(), [process.address]) as remote:
+                remote.run(spikes(2))
+    until(lambda: (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) <= before)
+    with pytest.raises(UserError, match="was closed"):
+        remote.run(spikes(2))
+    with RemoteBackend(program(), ["tcp://127.0.0.1:9"]) as alone:
+        future = alone.submit(spikes(1))
+    with pytest.raises(BackendError, match="closed before the result came"):
+        future.result()
