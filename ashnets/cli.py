@@ -46,15 +46,22 @@ def finetune(
     run: RunFolder,
     /,
     train: TrainConfig = finetune_recipe(),  # noqa: B008  (frozen)
+    spikes_alone: float | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
-    """Fine-tune the best weights of the run SOURCE on another task, into the new folder RUN."""
+    """Fine-tune the best weights of the run SOURCE on another task, into the new folder RUN.
+
+    spikes_alone: probability that an image is seen by its spikes alone; 1 for a model without the artificial encoder.
+    """
     from train.run import open_run
     from train.stages import new_run
 
     start = open_run(source)
-    config = replace(start.config, train=train)
+    model = start.config.model
+    if spikes_alone is not None:
+        model = replace(model, fusion=replace(model.fusion, spikes_alone=spikes_alone))
+    config = replace(start.config, model=model, train=train)
     made = new_run(run, config, start.codec)
     return _train(made, device, json, init=start, next_step=f"ashnets quantize {run}")
 
@@ -83,6 +90,28 @@ def quantize(
     folder = out or source.with_name(f"{source.name}-{quantizer}")
     made = quantized_run(start, folder, replace(qat_config(start, steps), quantizer=quantizer))
     return _train(made, device, json, init=start, next_step=f"ashnets simulate {folder} --verify")
+
+
+def tune(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    run: RunFolder,
+    /,
+    chip: str = "imperfect",
+    steps: int | None = None,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Go on training the quantized run SOURCE with a chip in the loop, into the new folder RUN: the forward pass is
+    the chip's, the backward pass the surrogate's.
+
+    chip: a backend, such as imperfect:dead=0.05,stuck=0.02,spread=0.1,seed=0, or addresses of workers.
+    """
+    from train.run import open_run
+    from train.stages import tuned_run
+
+    start = open_run(source)
+    made = tuned_run(start, run, chip, steps)
+    return _train(made, device, json, init=start, next_step=f"ashnets evaluate {run} --backend {chip}")
 
 
 def evaluate(
@@ -206,12 +235,40 @@ def demo(
     return 1 if values["mismatching_spikes_qat_reference"] or values["mismatching_spikes_lava_reference"] else 0
 
 
-def report(run: RunFolder, /, json: bool = False) -> int:
-    """Write report.html again from what the finished demo folder RUN holds."""
+def report(
+    run: RunFolder,
+    /,
+    chip: bool = False,
+    input: Path | None = None,
+    on: Literal["loihi1", "loihi2"] = "loihi1",
+    samples: int = 16,
+    out: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Write report.html again from what the finished demo folder RUN holds.
+
+    --chip: instead, what a network would cost on a chip: cores, memory, operations, energy. RUN is a quantized run,
+    whose first test images are simulated, or a .net file or a program's folder with --input SPIKES.npy [T, ...] or
+    [B, T, ...]. on: the chip. samples: how many are simulated. out: the page, by default chip.html beside RUN.
+    """
+    if chip:
+        return _chip_report(run, input, on, samples, out or run.absolute().with_name("chip.html"), json)
+    if input is not None or out is not None:
+        raise UserError("--input and --out go with --chip")
     from train.demo import demo_report
 
     path = demo_report(run)
     return _done({"report": str(path)}, json, f"wrote {path}: open it in a browser")
+
+
+def _chip_report(source: Path, spikes: Path | None, on: str, samples: int, out: Path, json: bool) -> int:
+    from hw.chips import CHIPS
+    from train.report.chip import chip_job, summary, write_chip_report
+
+    job = chip_job(source, spikes, samples)
+    figures = write_chip_report(source.stem or str(source), job.program, job.spikes, out, CHIPS[on])
+    print(summary(figures))
+    return _done({"report": str(out), **figures}, json, f"wrote {out}: open it in a browser")
 
 
 def worker(listen: str = "tcp://127.0.0.1:5555", backend: str = "events", keys: Path | None = None) -> int:
@@ -298,6 +355,7 @@ COMMANDS = {
     "train": train,
     "finetune": finetune,
     "quantize": quantize,
+    "tune": tune,
     "evaluate": evaluate,
     "simulate": simulate,
     "report": report,

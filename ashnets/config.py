@@ -58,6 +58,8 @@ class FusionConfig:
     depth: int = 2
     heads: int = 4
     dropout: float = 0.0
+    spikes_alone: float = 0.0
+    """Probability in training that an image is seen by its spikes alone, V' = r E; 1: always, in evaluation too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

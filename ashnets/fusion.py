@@ -10,16 +10,25 @@ from ashnets.config import ModelConfig
 
 class Fusion(nn.Module):
     """V' = F + r E with r learned (GSHN, arXiv 2501.19069). E has one token for the whole image, or a grid of its own
-    that is enlarged to F's by its nearest token. r = 0 is the artificial network alone."""
+    that is enlarged to F's by its nearest token. r = 0 is the artificial network alone.
 
-    def __init__(self, grid: tuple[int, int], spike_grid: tuple[int, ...]) -> None:
+    In training an image loses F with probability `spikes_alone`, so that the spiking encoder must learn to see by
+    itself; 1 leaves V' = r E for good.
+    """
+
+    def __init__(self, grid: tuple[int, int], spike_grid: tuple[int, ...], spikes_alone: float = 0.0) -> None:
         super().__init__()
+        self.spikes_alone = spikes_alone
         self.r = nn.Parameter(torch.ones(()))
         self.grid, self.spike_grid = grid, spike_grid
 
     def forward(self, f: Float[Tensor, "B L D"], e: Float[Tensor, "B L2 D"]) -> Float[Tensor, "B L D"]:
         if self.spike_grid and self.spike_grid != self.grid:
             e = F.interpolate(e.transpose(1, 2).unflatten(2, self.spike_grid), self.grid).flatten(2).transpose(1, 2)
+        if self.spikes_alone == 1:
+            f = torch.zeros_like(f)
+        elif self.spikes_alone and self.training:
+            f = f * (torch.rand(len(f), 1, 1, device=f.device) >= self.spikes_alone)
         return f + self.r * e
 
 

@@ -56,7 +56,7 @@ class AshNet(nn.Module):
         self.config = config
         self.concrete = VisualConcreteEncoder(config)
         self.abstract = SemanticAbstractEncoder(config, self.concrete.grid)
-        self.fusion = Fusion(self.concrete.grid, self.abstract.output_grid)
+        self.fusion = Fusion(self.concrete.grid, self.abstract.output_grid, config.fusion.spikes_alone)
         self.text = TextEncoder(config)
         self.cross = CrossModalEncoder(config)
         self.image_head = EmbeddingHead(config)

@@ -2,6 +2,7 @@
 spikes."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -76,11 +77,15 @@ def folded_weight(layer: SpikingLayer) -> Tensor:
 
 
 class QuantizedStack(nn.Module):
-    """The stand-in of `SpikingStack` whose spikes are the chip's, every one; layers have the same names."""
+    """The stand-in of `SpikingStack` whose spikes are the chip's, every one; layers have the same names.
+
+    chip: takes the forward pass over, to train for a chip that is not perfect (`quantize.loop.ChipInTheLoop`).
+    """
 
     def __init__(self, stack: SpikingStack, quantizer: str = "int8") -> None:
         super().__init__()
         self.input_shape, self.output_shape, self.steps = stack.input_shape, stack.output_shape, stack.steps
+        self.chip: Callable[[QuantizedStack, Tensor], Tensor] | None = None
         self.layers = nn.Sequential(
             OrderedDict(
                 (name, QuantizedLayer(name, layer, quantizer) if isinstance(layer, SpikingLayer) else nn.Flatten(2))
@@ -89,4 +94,4 @@ class QuantizedStack(nn.Module):
         )
 
     def forward(self, s: Float[Tensor, "T B *in"]) -> Float[Tensor, "T B *out"]:
-        return self.layers(s)
+        return self.layers(s) if self.chip is None else self.chip(self, s)

@@ -56,11 +56,12 @@ class TrainConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """quantizer: None for a float run, else a name of `quantize.quantizers.WEIGHT_QUANTIZERS`; then only the stack is
-    trained."""
+    trained. chip: the backend that the forward pass of a quantized run's training is taken from, None for torch."""
 
     model: ModelConfig = field(default_factory=tiny)
     train: TrainConfig = field(default_factory=TrainConfig)
     quantizer: str | None = None
+    chip: str | None = None
 
 
 def pretrain_recipe() -> TrainConfig:

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from ashnets.model import Inputs, normalise
 from hw.errors import UserError
+from quantize.loop import ChipInTheLoop
 from train.checkpoint import (
     Tensors,
     clear_leftovers,
@@ -29,7 +30,7 @@ from train.config import TrainConfig
 from train.data import ImageTextData, batches, collate
 from train.evaluate import Hubs, evaluate
 from train.logs import RunLog
-from train.run import Bundle, Run, fill
+from train.run import Bundle, Run, fill, quantized_stack
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -73,6 +74,8 @@ class Trainer:
         bundle = Bundle(run.config, len(run.answers))
         bundle.model.text_head.learn_lexicon(run.codec.lexicon)
         self.bundle = bundle.to(device)
+        if run.config.chip is not None:
+            quantized_stack(bundle.model).chip = ChipInTheLoop(run.config.chip)
         self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
         vectors = [p for p in self.names if p.ndim < 2]
         matrices = [p for p in self.names if p.ndim >= 2]

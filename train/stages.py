@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from ashnets.config import TextConfig
 from ashnets.text import TextCodec, train_lexicon, train_tokenizer
 from hw.errors import UserError
 from hw.program_file import save_program
+from hw.simulate import check_backend
 from quantize import lower
 from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, qat_recipe
@@ -91,6 +93,20 @@ def qat_config(source: Run, steps: int | None = None) -> RunConfig:
     if steps is not None:
         recipe = replace(recipe, steps=steps, save_every=max(1, steps))
     return replace(source.config, train=recipe, quantizer="int8")
+
+
+def tuned_run(source: Run, folder: Path, chip: str, steps: int | None = None) -> Run:
+    """A run that goes on from the best weights of the quantized run `source`, with its forward pass taken from the
+    backend `chip`. steps: by default twice those of `source`."""
+    if not source.quantized:
+        raise UserError(f"{source.folder}: is not quantized; make it so with 'ashnets quantize {source.folder}'")
+    check_backend(chip)
+    steps = steps or 2 * source.config.train.steps
+    config = replace(
+        source.config, train=replace(source.config.train, steps=steps, save_every=max(1, steps // 2)), chip=chip
+    )
+    floats = load_file(source.folder / "float.safetensors")
+    return create_run(folder, config, source.codec, source.answers, source.data, float_weights=floats)
 
 
 def write_program(run: Run) -> None:

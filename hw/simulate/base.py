@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -58,13 +59,15 @@ BACKENDS: dict[str, str] = {
     "events": "hw.simulate.events:EventsBackend",
     "batched": "hw.simulate.batched:BatchedBackend",
     "lava": "hw.lava.backend:LavaBackend",
+    "imperfect": "hw.simulate.imperfect:ImperfectBackend",
 }
-"""Name -> `module:class`. The class takes the program; its module is imported when it is opened."""
+"""Name -> `module:class`. The class takes the program and numbers as keywords, which stand behind the name:
+"imperfect:dead=0.1,seed=3". Its module is imported when it is opened."""
 
 
 def check_backend(name: str) -> str:
     """The name itself, if there is such a backend; `UserError` else."""
-    if name not in BACKENDS and "://" not in name:
+    if name.partition(":")[0] not in BACKENDS and "://" not in name:
         raise UserError(
             f"backend '{name}' is not known; choose one of {', '.join(BACKENDS)}, or addresses of workers "
             "(tcp://HOST:PORT,...)"
@@ -81,9 +84,15 @@ def open_backend(name: str, program: SpikingProgram, keys: Path | None = None) -
         from hw.bridge.remote import RemoteBackend
 
         return RemoteBackend(program, name.split(","), keys=load_keys(keys, "client") if keys else None)
-    module, _, attribute = BACKENDS[name].partition(":")
-    make: Callable[[SpikingProgram], Backend] = getattr(import_module(module), attribute)
-    return make(program)
+    kind, _, text = name.partition(":")
+    module, _, attribute = BACKENDS[kind].partition(":")
+    make: Callable[..., Backend] = getattr(import_module(module), attribute)
+    try:
+        numbers = {key: float(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
+        signature(make).bind(program, **numbers)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"backend '{name}': {error}; give NAME or NAME:KEY=NUMBER,...") from error
+    return make(program, **numbers)
 
 
 def check_spikes(program: SpikingProgram, spikes: np.ndarray, *, stream: bool = False) -> np.ndarray:

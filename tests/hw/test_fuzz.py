@@ -25,9 +25,9 @@ def fuzz(kind: str, count: int, folder: Path) -> None:
                 verdict = line.split(maxsplit=1)[1].strip()
                 assert verdict in verdicts, line
                 verdicts[verdict] += 1
+            assert process.wait() == 0, f"{last}\n{process.stderr.read()}"
         finally:
             process.kill()
-        assert process.wait() == 0 or sum(verdicts.values()) == count, f"{last}\n{process.stderr.read()}"
     assert sum(verdicts.values()) == count
     assert verdicts["refused"] > 0.5 * count
 

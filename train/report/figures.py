@@ -45,8 +45,8 @@ def thinned(values: Sequence[float]) -> np.ndarray:
     )
 
 
-def curves(title: str, lines: Sequence[Curve], unit: str = "") -> Markup:
-    """One panel: a heading, a key that names each line, the lines over training steps."""
+def curves(title: str, lines: Sequence[Curve], unit: str = "", axis: str = "training step") -> Markup:
+    """One panel: a heading, a key that names each line, the lines over what `axis` counts."""
     figure = Figure(figsize=(4.5, 2.75), layout="constrained")
     FigureCanvasSVG(figure)
     keys = []
@@ -80,7 +80,7 @@ def curves(title: str, lines: Sequence[Curve], unit: str = "") -> Markup:
                     mew=2,
                 )
             keys.append(el("li", _swatch(SERIES[colour], style), line.name))
-        axes.set_xlabel("training step", color=SOFT)
+        axes.set_xlabel(axis, color=SOFT)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}\u00a0{unit}".strip())
         axes.margins(x=0.03, y=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -97,7 +97,7 @@ def curves(title: str, lines: Sequence[Curve], unit: str = "") -> Markup:
     described = "; ".join(
         f"{line.name} from {line.values[0]:.3g} to {line.values[-1]:.3g} {unit}".strip() for line in lines
     )
-    drawing = _inline(text.getvalue(), f"{title} over training steps: {described}")
+    drawing = _inline(text.getvalue(), f"{title} over {axis}s: {described}")
     return el("div", el("h4", title), el("ul", keys, class_="keys"), drawing, class_="panel")
 
 

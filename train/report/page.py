@@ -1,10 +1,12 @@
 """The page around the sections: one file that asks nothing of the network."""
 
+from collections.abc import Sequence
 from importlib import resources
 
 from train.report import examples, sections, training
 from train.report.headline import headline
 from train.report.markup import Markup, el
+from train.report.section import Section
 from train.report.story import Story
 
 SECTIONS = (
@@ -24,17 +26,21 @@ SECTIONS = (
 
 def page(story: Story) -> str:
     """The whole document."""
-    parts = [part for make in SECTIONS if (part := make(story)) is not None]
+    return document(story.title, headline(story), [part for make in SECTIONS if (part := make(story)) is not None])
+
+
+def document(title: str, header: Markup, parts: Sequence[Section]) -> str:
+    """A page of sections under a header, with links to them."""
     style = resources.files("train.report").joinpath("style.css").read_text(encoding="utf-8")
     head = el(
         "head",
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
-        el("title", story.title),
+        el("title", title),
         el("style", Markup(style)),
     )
     links = el("ul", [el("li", el("a", part.title, href=f"#{part.name}")) for part in parts])
     contents = el("nav", links, aria_label="Sections") if parts else None
-    body = el("body", headline(story), contents, el("main", [part.draw() for part in parts]))
+    body = el("body", header, contents, el("main", [part.draw() for part in parts]))
     return "<!doctype html>\n" + el("html", head, body, lang="en") + "\n"
