@@ -87,13 +87,13 @@ def finetune_recipe() -> TrainConfig:
         task="vqa",
         dataset="easy_vqa",
         objectives={"vqa": 1.0},
-        steps=500,
+        steps=600,
         batch=64,
         texts_per_image=4,
         flip=True,
         crop=0.8,
         ema=0.98,
-        save_every=250,
+        save_every=300,
     )
 
 

@@ -55,6 +55,7 @@ class Backend(Protocol):
 
 
 BACKENDS: dict[str, str] = {
+    "auto": "hw.simulate.auto:AutoBackend",
     "reference": "hw.simulate.reference:ReferenceBackend",
     "events": "hw.simulate.events:EventsBackend",
     "batched": "hw.simulate.batched:BatchedBackend",

@@ -1,15 +1,18 @@
 """Every simulator against the reference: spikes, u and v of every layer, whole samples and streams in pieces."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw import Dense, Recurrent, SpikingProgram, UserError
-from hw.simulate import open_backend
+from hw import BackendError, Dense, Recurrent, SpikingProgram, UserError
+from hw.simulate import Result, open_backend
 from tests.hw.strategies import cases
 
-FAST = ("events", "batched")
+SIMULATORS = ("events", "batched")
+FAST = (*SIMULATORS, "auto")
 
 
 def assert_same(found, truth) -> None:
@@ -37,10 +40,10 @@ def test_simulators_give_the_same_spikes_u_and_v_at_once_and_in_pieces(case, cut
     whole = reference.run(spikes, layers=True, states=True, state={})
     assert_same(reference.run(spikes, layers=True, states=True), truth)
     np.testing.assert_array_equal(whole.output, truth.output)
-    for name in FAST:
+    for name in SIMULATORS:
         backend = open_backend(name, program)
         assert_same(backend.run(spikes, layers=True, states=True), truth)
-    for name in ("reference", *FAST):
+    for name in ("reference", *SIMULATORS):
         backend = open_backend(name, program)
         first = backend.run(spikes[:cut], layers=True, states=True, state={})
         if cut >= len(spikes):
@@ -112,6 +115,35 @@ def test_graded_spikes_outside_their_bits_are_refused(name):
     for bad in (16, -16, 0.5):
         with pytest.raises(UserError, match=r"takes integers of 4 bits, \[-15, 15\]"):
             backend.run(np.full((1, 1, 1), bad))
+
+
+def test_auto_goes_on_with_the_fastest_and_tries_again_for_other_work():
+    layer = Dense(name="fc", weight_int=np.eye(3, dtype=int), decay_u_int=1, decay_v_int=1, v_th_mant=1)
+    auto = open_backend("auto", SpikingProgram(input_shape=(3,), steps=4, layers=(layer,)))
+    calls = []
+
+    def slow(name, seconds):
+        real = auto.candidates[name].run
+
+        def run(spikes, **options):
+            calls.append((name, spikes.shape[1]))
+            time.sleep(seconds)
+            return real(spikes, **options)
+
+        auto.candidates[name].run = run
+
+    slow("events", 0.05)
+    slow("batched", 0.0)
+    auto.run(np.ones((4, 5, 3)))
+    assert calls == [("events", 1), ("events", 5), ("batched", 1), ("batched", 5)]
+    auto.run(np.ones((4, 6, 3)))
+    assert calls[4:] == [("batched", 6)]
+    auto.run(np.ones((4, 40, 3)))
+    assert len(calls) == 9
+    auto.candidates["events"].run = lambda spikes, **_: Result(output=np.zeros((4, 5, 3), np.uint8))
+    auto.chosen.clear()
+    with pytest.raises(BackendError, match="spikes of events and batched differ"):
+        auto.run(np.ones((4, 5, 3)))
 
 
 def lava_equals_reference(case) -> None:

