@@ -189,8 +189,8 @@ def test_a_crash_inside_a_lava_model_reaches_the_user_with_its_traceback_and_lea
 
 @needs_proc
 def test_a_run_beyond_its_deadline_is_ended_and_leaves_nothing(footprint: Footprint) -> None:
-    backend = LavaBackend(CONV_FLATTEN_DENSE, deadline=Deadline(start=4, step=0, pair=0))
-    with pytest.raises(BackendError, match=r"longer than its deadline of 4\.0 s; pass a larger"):
+    backend = LavaBackend(CONV_FLATTEN_DENSE, deadline=Deadline(start=10, step=0, pair=0))
+    with pytest.raises(BackendError, match=r"longer than its deadline of 10\.0 s; pass a larger"):
         backend.run(random_spikes(CONV_FLATTEN_DENSE, 20_000))
     footprint.assert_gone()
 
