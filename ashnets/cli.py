@@ -134,7 +134,7 @@ def evaluate(
     from train.data import load
     from train.evaluate import evaluate as run_evaluation
     from train.run import choose_device, load_model, open_run
-    from train.stages import hubs_of
+    from train.stages import ranking_of
 
     opened = open_run(run)
     task = task or opened.config.train.task
@@ -142,8 +142,8 @@ def evaluate(
     dataset = opened.config.train.dataset if task == opened.config.train.task else default
     model = load_model(opened, backend, choose_device(device), keys)
     data = load(dataset, split, opened.config.model.concrete.image_size)
-    hubs = hubs_of(opened) if task == opened.config.train.task else None
-    result = run_evaluation(task, model, data, opened.codec, opened.answers, samples=samples, hubs=hubs)
+    ranking = ranking_of(opened) if task == opened.config.train.task else None
+    result = run_evaluation(task, model, data, opened.codec, opened.answers, samples=samples, ranking=ranking)
     for name, value in result.metrics.items():
         print(f"{name:>16}  {value:.4g}")
     return _done(

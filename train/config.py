@@ -47,6 +47,9 @@ class TrainConfig:
     neighbours: int = 0
     """Retrieval discounts pictures and captions that are near to everything, judged by so many of the nearest training
     items (CSLS); 0 for the plain cosine."""
+    views: bool = False
+    """Retrieval looks at a picture ten times: whole, enlarged and turned, and mirrored (`train.views`). Mirroring is
+    wrong for data that says left and right."""
     save_every: int = 175
     """Steps between checkpoints; each is evaluated on the validation split."""
     log_every: int = 10
@@ -78,6 +81,7 @@ def pretrain_recipe() -> TrainConfig:
         erase=0.5,
         ema=0.98,
         neighbours=20,
+        views=True,
     )
 
 

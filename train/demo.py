@@ -21,7 +21,7 @@ from train.progress import training_progress
 from train.report import write_report
 from train.report.collect import collect_story
 from train.run import Run, load_model, open_run
-from train.stages import hubs_of, load_split, new_run, qat_config, quantized_run, train_run
+from train.stages import load_split, new_run, qat_config, quantized_run, ranking_of, train_run
 
 STAGES = ("pretrain", "finetune", "quantized")
 
@@ -73,7 +73,7 @@ class _Demo:
                 load_split(run, "test"),
                 run.codec,
                 run.answers,
-                hubs=hubs_of(run),
+                ranking=ranking_of(run),
                 **options,
             )
             return {"metrics": found.metrics, "predictions": found.predictions.tolist()}

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ashnets.model import AshNet, Vision, normalise
@@ -13,6 +15,7 @@ from ashnets.text import TextCodec
 from hw.errors import UserError
 from train.data import ImageTextData
 from train.metrics.retrieval import hubness, recalls, without_hubs
+from train.views import VIEWS, views
 
 BATCH = 64  # images at a time; the same for every backend, so that host arithmetic is the same too
 Progress = Callable[[int, int], None]
@@ -44,17 +47,20 @@ def image_batches(data: ImageTextData, samples: int | None = None) -> Iterator[r
 
 def images_of(data: ImageTextData, indices: Sequence[int], device: torch.device) -> Tensor:
     """Normalised images [B, 3, H, W]."""
-    stacked = np.stack([data.image(i) for i in indices]).transpose(0, 3, 1, 2)
-    return normalise(torch.from_numpy(np.ascontiguousarray(stacked)).to(device))
+    return normalise(pixels_of(data, indices).to(device))
 
 
-def visions(
-    model: AshNet, data: ImageTextData, batches: Iterable[Sequence[int]], device: torch.device
-) -> Iterator[Vision]:
-    """What the model sees in each batch, one batch ahead: while the chip runs one, torch computes the next."""
+def pixels_of(data: ImageTextData, indices: Sequence[int]) -> Tensor:
+    """uint8 [B, 3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack([data.image(i) for i in indices]).transpose(0, 3, 1, 2)))
+
+
+def visions(model: AshNet, batches: Iterable[Tensor]) -> Iterator[Vision]:
+    """What the model sees in each batch of images, one batch ahead: while the chip runs one, torch computes the
+    next."""
     waiting: Callable[[], Vision] | None = None
-    for indices in batches:
-        begun = model.begin_vision(images_of(data, indices, device))
+    for images in batches:
+        begun = model.begin_vision(images)
         if waiting:
             yield waiting()
         waiting = begun
@@ -98,8 +104,8 @@ def evaluate_vqa(
     index = {answer: i for i, answer in enumerate(answers)}
     predictions, targets, scores, rates = [], [], [], _Rates()
     batches = list(image_batches(data, samples))
-    pictures = [[(i + shuffle_images) % len(data) for i in indices] for indices in batches]
-    for indices, vision in zip(batches, visions(model, data, pictures, device), strict=True):
+    pictures = (images_of(data, [(i + shuffle_images) % len(data) for i in indices], device) for indices in batches)
+    for indices, vision in zip(batches, visions(model, pictures), strict=True):
         rates.add(vision)
         texts = [text for i in indices for text in data.texts(i)]
         text_image = torch.tensor([k for k, i in enumerate(indices) for _ in data.texts(i)], device=device)
@@ -117,11 +123,13 @@ def evaluate_vqa(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hubs:
-    """Training data by whose `neighbours` nearest items retrieval recognises what is near to everything."""
+class Ranking:
+    """How retrieval ranks. data: training data, by whose `neighbours` nearest items it recognises what is near to
+    everything; 0 for the plain cosine. views: a picture is looked at in several views (`train.views`)."""
 
     data: ImageTextData
     neighbours: int
+    views: bool = False
 
 
 @torch.no_grad()
@@ -131,21 +139,24 @@ def evaluate_retrieval(
     codec: TextCodec,
     *,
     samples: int | None = None,
-    hubs: Hubs | None = None,
+    ranking: Ranking | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all
-    their captions. hubs: rank by CSLS instead of the plain cosine."""
-    rates = _Rates()
-    images, texts, text_image = _embeddings(model, data, codec, list(image_batches(data, samples)), rates, progress)
+    their captions. ranking: by default the plain cosine of one view."""
+    rates, many = _Rates(), ranking is not None and ranking.views
+    queried = list(image_batches(data, samples))
+    images, texts, text_image = _embeddings(model, data, codec, queried, rates, progress, many)
     scores = images @ texts.T
-    if hubs:
-        first = {hubs.data.image_id(i): i for i in reversed(range(len(hubs.data)))}
+    if ranking and ranking.neighbours:
+        first = {ranking.data.image_id(i): i for i in reversed(range(len(ranking.data)))}
         chosen = sorted(first.values())  # one picture of each id, so that ids with many weigh no more
         batches = [chosen[k : k + BATCH] for k in range(0, len(chosen), BATCH)]
-        known_images, known_texts, _ = _embeddings(model, hubs.data, codec, batches, _Rates())
+        known_images, known_texts, _ = _embeddings(model, ranking.data, codec, batches, _Rates())
         scores = without_hubs(
-            scores, hubness(images @ known_texts.T, hubs.neighbours), hubness(texts @ known_images.T, hubs.neighbours)
+            scores,
+            hubness(images @ known_texts.T, ranking.neighbours),
+            hubness(texts @ known_images.T, ranking.neighbours),
         )
     metrics = recalls(scores, [data.image_id(i) for i in range(len(images))], text_image)
     mean = float(np.mean(list(metrics.values())))
@@ -161,16 +172,22 @@ def _embeddings(
     batches: Sequence[Sequence[int]],
     rates: _Rates,
     progress: Progress | None = None,
+    many: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Embeddings [images, K] of the pictures of `batches` and [texts, K] of their captions, and the position of each
-    caption's picture [texts]."""
+    caption's picture [texts]. many: a picture's is the mean over its `views`."""
     device = next(model.parameters()).device
     images, texts, text_image = [], [], []
     seen, total = 0, sum(map(len, batches))
-    for indices, vision in zip(batches, visions(model, data, batches, device), strict=True):
-        rates.add(vision)
+    shown = views if many else lambda pixels: [pixels]
+    pictures = (normalise(view.to(device)) for indices in batches for view in shown(pixels_of(data, indices)))
+    seen_as = visions(model, pictures)
+    for indices in batches:
+        whole = next(seen_as)
+        rates.add(whole)
+        of_views = [model.embed_images(v.v) for v in (whole, *islice(seen_as, VIEWS - 1 if many else 0))]
         tokens = codec.encode([text for i in indices for text in data.texts(i)]).to(device)
-        images.append(model.embed_images(vision.v).float().cpu().numpy())
+        images.append(F.normalize(torch.stack(of_views).float().mean(0), dim=-1).cpu().numpy())
         texts.append(model.embed_texts(model.text(tokens), tokens).float().cpu().numpy())
         text_image += [seen + k for k, i in enumerate(indices) for _ in data.texts(i)]
         seen += len(indices)
@@ -186,15 +203,15 @@ def evaluate(
     codec: TextCodec,
     answers: list[str],
     *,
-    hubs: Hubs | None = None,
+    ranking: Ranking | None = None,
     **options: Any,
 ) -> Evaluation:
-    """The task's evaluation; the model is left in the mode it was in. hubs: for retrieval alone."""
+    """The task's evaluation; the model is left in the mode it was in. ranking: for retrieval alone."""
     training = model.training
     model.eval()
     try:
         if task == "vqa":
             return evaluate_vqa(model, data, codec, answers, **options)
-        return evaluate_retrieval(model, data, codec, hubs=hubs, **options)
+        return evaluate_retrieval(model, data, codec, ranking=ranking, **options)
     finally:
         model.train(training)

@@ -28,7 +28,7 @@ from train.checkpoint import (
 )
 from train.config import TrainConfig
 from train.data import ImageTextData, batches, collate
-from train.evaluate import Hubs, evaluate
+from train.evaluate import Ranking, evaluate
 from train.logs import RunLog
 from train.run import Bundle, Run, fill, quantized_stack
 
@@ -194,10 +194,9 @@ class Trainer:
     def _evaluate_and_save(self, log: RunLog) -> None:
         raw = {k: v.clone() for k, v in self.bundle.state_dict().items() if k in self.ema}
         self.bundle.load_state_dict(self.ema, strict=False)
-        k = self.config.neighbours
-        hubs = Hubs(data=self.train_data, neighbours=k) if k else None
+        ranking = Ranking(data=self.train_data, neighbours=self.config.neighbours, views=self.config.views)
         model, codec = self.bundle.model, self.run.codec
-        result = evaluate(self.config.task, model, self.val_data, codec, self.run.answers, hubs=hubs)
+        result = evaluate(self.config.task, model, self.val_data, codec, self.run.answers, ranking=ranking)
         self.bundle.load_state_dict(raw, strict=False)
         log.write(self.step, "val", result.metrics)
         self.history.append({"step": self.step, "score": result.score, **result.metrics})

@@ -127,8 +127,7 @@ def load_model(run: Run, backend: str, device: torch.device, keys: Path | None =
     'float' and 'qat' are torch modules; every other name is a backend of `hw` behind a `SpikeBridge`. keys: the folder
     of keys for remote workers.
     """
-    if backend not in ("float", "qat"):
-        check_backend(backend)
+    check_backend(backend, others=("float", "qat"))
     if not run.quantized and backend != "float":
         raise UserError(
             f"{run.folder}: has no quantized stack, so that backend '{backend}' cannot run; "

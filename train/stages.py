@@ -17,7 +17,7 @@ from quantize import lower
 from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, qat_recipe
 from train.data import ImageTextData, answer_vocabulary, load
-from train.evaluate import Hubs
+from train.evaluate import Ranking
 from train.loop import Report, Trainer
 from train.run import Bundle, Run, create_run, fill_from_best, quantized_stack
 
@@ -29,10 +29,12 @@ def load_split(run: Run, split: str) -> ImageTextData:
     return load(run.config.train.dataset, split, run.config.model.concrete.image_size)
 
 
-def hubs_of(run: Run) -> Hubs | None:
-    """What retrieval of this run discounts hubs by."""
-    neighbours = run.config.train.neighbours
-    return Hubs(data=load_split(run, "train"), neighbours=neighbours) if neighbours else None
+def ranking_of(run: Run) -> Ranking | None:
+    """How the run's retrieval ranks, if not by the plain cosine."""
+    t = run.config.train
+    if not t.neighbours and not t.views:
+        return None
+    return Ranking(data=load_split(run, "train"), neighbours=t.neighbours, views=t.views)
 
 
 def train_codec(data: ImageTextData, sources: list[ImageTextData], config: TextConfig) -> TextCodec:

@@ -66,11 +66,11 @@ BACKENDS: dict[str, str] = {
 "imperfect:dead=0.1,seed=3". Its module is imported when it is opened."""
 
 
-def check_backend(name: str) -> str:
-    """The name itself, if there is such a backend; `UserError` else."""
-    if name.partition(":")[0] not in BACKENDS and "://" not in name:
+def check_backend(name: str, others: tuple[str, ...] = ()) -> str:
+    """The name itself, if there is such a backend or it is one of `others`; `UserError` else."""
+    if name not in others and name.partition(":")[0] not in BACKENDS and "://" not in name:
         raise UserError(
-            f"backend '{name}' is not known; choose one of {', '.join(BACKENDS)}, or addresses of workers "
+            f"backend '{name}' is not known; choose one of {', '.join((*others, *BACKENDS))}, or addresses of workers "
             "(tcp://HOST:PORT,...)"
         )
     return name

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from ashnets.model import normalise
 from hw.errors import UserError
 from tests.conftest import micro_config
-from train.evaluate import Hubs, evaluate_retrieval, evaluate_vqa, image_batches
+from train.evaluate import Ranking, evaluate_retrieval, evaluate_vqa, image_batches, pixels_of
 from train.joints import simulate_run, verify_run
 from train.run import load_model
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
+from train.views import VIEWS, views
 
 CPU = torch.device("cpu")
 
@@ -70,10 +72,42 @@ def test_hubs_are_discounted_by_what_pictures_and_captions_are_near_to_in_traini
     run = train_run(new_run(tmp_path / "r", micro_config("retrieval", steps=1)), CPU)
     model, data = load_model(run, "float", CPU), load_split(run, "test")
     plain = evaluate_retrieval(model, data, run.codec).scores
-    fair = evaluate_retrieval(model, data, run.codec, hubs=Hubs(data=load_split(run, "train"), neighbours=3)).scores
+    fair = evaluate_retrieval(
+        model, data, run.codec, ranking=Ranking(data=load_split(run, "train"), neighbours=3)
+    ).scores
     taken = 2 * plain - fair  # r(i) + r(t)
     np.testing.assert_allclose(taken, taken[:, :1] + taken[:1] - taken[0, 0], atol=1e-4)
     assert np.ptp(taken[0]) > 1e-3
+
+
+def test_many_views_of_a_picture_give_the_mean_of_their_embeddings(tmp_path, few_records):
+    run = train_run(new_run(tmp_path / "r", micro_config("retrieval", steps=1)), CPU)
+    model, data = load_model(run, "float", CPU), load_split(run, "test")
+    many = Ranking(data=load_split(run, "train"), neighbours=0, views=True)
+    found = evaluate_retrieval(model, data, run.codec, ranking=many)
+    pixels = pixels_of(data, range(len(data)))
+    with torch.no_grad():
+        seen = [model.embed_images(model.vision(normalise(view)).v) for view in views(pixels)]
+        tokens = run.codec.encode([text for i in range(len(data)) for text in data.texts(i)])
+        texts = model.embed_texts(model.text(tokens), tokens)
+    assert len(seen) == VIEWS
+    expected = torch.nn.functional.normalize(torch.stack(seen).mean(0), dim=-1) @ texts.T
+    np.testing.assert_allclose(found.scores, expected.numpy(), atol=1e-5)
+    plain = evaluate_retrieval(model, data, run.codec)
+    assert np.abs(found.scores - plain.scores).max() > 1e-3
+    assert found.metrics["firing_rate"] == plain.metrics["firing_rate"]  # of the whole pictures
+
+
+def test_views_are_what_they_say():
+    ramp = torch.arange(64, dtype=torch.uint8).expand(1, 3, 64, 64)
+    whole, mirrored, zoomed, *_ = found = list(views(ramp))
+    assert all(view.shape == ramp.shape and view.dtype == torch.uint8 for view in found)
+    assert torch.equal(whole, ramp)
+    assert torch.equal(mirrored, ramp.flip(-1))
+    assert (zoomed[..., 0].float() - 5).abs().max() <= 1  # the middle 54 of 64 columns
+    black = list(views(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)))
+    assert black[4].max() == 255  # white behind what is turned
+    assert black[2].max() == black[8].max() == 0
 
 
 def test_retrieval_on_untrained_weights_is_about_chance(tmp_path, few_records):
@@ -90,7 +124,7 @@ def test_a_float_run_has_nothing_to_run_on_a_chip(runs, backend):
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(runs):
-    with pytest.raises(UserError, match="backend 'brain' is not known; choose one of float, qat, reference, lava"):
+    with pytest.raises(UserError, match="backend 'brain' is not known; choose one of float, qat, auto, reference"):
         load_model(runs[1], "brain", CPU)
 
 

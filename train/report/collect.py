@@ -17,7 +17,7 @@ from train.joints import input_spikes
 from train.logs import read_log
 from train.report.story import AnswerExample, RetrievalExample, RunSummary, SpikeExample, Story
 from train.run import Run, load_model, run_program
-from train.stages import hubs_of, load_split
+from train.stages import load_split, ranking_of
 
 QUESTION_ONLY = 67.0  # easy-VQA's test set answered from the question alone, best answer of each question
 EXAMPLE_IMAGES = 64
@@ -104,7 +104,7 @@ def _answers(run: Run, model: AshNet, data: ImageTextData) -> list[AnswerExample
 
 def _retrievals(run: Run, data: ImageTextData) -> list[RetrievalExample]:
     """Three pictures with their nearest captions, three captions with their nearest pictures, spread over the split."""
-    scores = evaluate_retrieval(load_model(run, "float", CPU), data, run.codec, hubs=hubs_of(run)).scores
+    scores = evaluate_retrieval(load_model(run, "float", CPU), data, run.codec, ranking=ranking_of(run)).scores
     captions = [(text, i) for i in range(len(data)) for text in data.texts(i)]
     examples: list[RetrievalExample] = []
     for i in np.linspace(7, len(data) - 8, 3, dtype=int):
