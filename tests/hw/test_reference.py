@@ -186,7 +186,7 @@ def test_input_that_is_not_spikes_of_the_right_shape_is_refused(spikes: np.ndarr
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
     layer = Dense(name="fc", weight_int=np.ones((3, 2), int), decay_u_int=1, decay_v_int=1, v_th_mant=1)
-    with pytest.raises(UserError, match="'loihi9' is not known; choose one of reference"):
+    with pytest.raises(UserError, match="'loihi9' is not known; choose one of auto, reference"):
         open_backend("loihi9", SpikingProgram(input_shape=(2,), steps=4, layers=(layer,)))
 
 
