@@ -14,7 +14,7 @@ ALLOWED = {
     "quantize": {"quantize", "ashnets", "hw"},
     "train": {"train", "quantize", "ashnets", "hw"},
 }
-ROOF = ROOT / "ashnets" / "cli.py"
+ROOF = ROOT / "ashnets" / "cli"
 
 
 def imported(path: Path) -> set[str]:
@@ -30,7 +30,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_arrows_between_packages_point_one_way(package):
-    files = [path for path in (ROOT / package).rglob("*.py") if path != ROOF]
+    files = [path for path in (ROOT / package).rglob("*.py") if ROOF not in path.parents]
     assert files
     for path in files:
         ours = {name.partition(".")[0] for name in imported(path)} & set(ALLOWED)
@@ -40,7 +40,8 @@ def test_arrows_between_packages_point_one_way(package):
 def test_nothing_imports_the_roof():
     for package in ALLOWED:
         for path in (ROOT / package).rglob("*.py"):
-            assert "ashnets.cli" not in imported(path), path
+            roof = any(name.startswith("ashnets.cli") for name in imported(path))
+            assert ROOF in path.parents or not roof, path
 
 
 def modules_after(statement: str) -> set[str]:

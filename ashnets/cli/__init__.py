@@ -1,0 +1,58 @@
+"""The command line. Commands import what they need when they run, so that `ashnets --help` answers at once.
+
+Exit codes: 0 done, 1 a failed check (mismatching spikes, something missing), 2 a user error in one line, 130
+interrupted.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from ashnets.cli.chip import bench, doctor, keys, report, simulate, worker
+from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
+from hw.errors import BackendError, UserError
+
+DESCRIPTION = (
+    "Train artificial-spiking vision-language models and take their spiking encoder to the chip, every spike equal."
+)
+COMMANDS = {
+    "demo": demo,
+    "train": train,
+    "finetune": finetune,
+    "quantize": quantize,
+    "tune": tune,
+    "evaluate": evaluate,
+    "simulate": simulate,
+    "report": report,
+    "worker": worker,
+    "keys": keys,
+    "bench": bench,
+    "doctor": doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every error that a user can mend is one line on standard error."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # speaks of CUDA_HOME where there is no GPU
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="ashnets", description=DESCRIPTION, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+    except UserError as error:
+        print(f"ashnets: {error}", file=sys.stderr)
+        return 2
+    except BackendError as error:
+        print(f"ashnets: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"ashnets: {error.filename or 'file system'}: {error.strerror or error}; nothing was half written",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("ashnets: interrupted; a run goes on from its last checkpoint with --resume", file=sys.stderr)
+        return 130

@@ -1,0 +1,5 @@
+import sys
+
+from ashnets.cli import main
+
+sys.exit(main())

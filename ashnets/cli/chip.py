@@ -1,0 +1,192 @@
+"""Commands of the chip side: simulate, report, worker, keys, bench, doctor."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ashnets.cli.common import Device, RunFolder, done
+from hw.errors import UserError
+
+
+def simulate(
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None,
+    /,
+    program: Path | None = None,
+    input: Path | None = None,
+    out: Path | None = None,
+    layers: bool = False,
+    from_layer: int = 0,
+    backend: str = "reference",
+    keys: Path | None = None,
+    samples: int | None = 64,
+    verify: bool = False,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Run spikes through a spiking program on a backend: a quantized RUN's, or any file's; print firing rates.
+
+    RUN: real samples of its test split; --verify also compares every layer's spikes with the reference and with the QAT
+    forward pass, exit code 1 if one differs.
+
+    --program NET --input SPIKES.npy --out OUT.npy: a program's folder, or a .net file that lava-dl wrote, and spikes
+    [T, ...] or [B, T, ...]. --layers also writes every layer's spikes, u and v to OUT.layers.npz. --from-layer K starts
+    behind the layers before K.
+    """
+    if program is not None:
+        if run is not None or verify:
+            raise UserError("--program runs a file by itself: leave RUN and --verify out")
+        return _simulate_file(program, input, out, layers, json, backend=backend, keys=keys, first=from_layer)
+    if run is None:
+        raise UserError("nothing to simulate; give a quantized RUN, or --program NET --input SPIKES.npy --out OUT.npy")
+    if input is not None or out is not None or layers or from_layer:
+        raise UserError("--input, --out, --layers and --from-layer go with --program, not with a RUN")
+    from train.joints import simulate_run, verify_run
+    from train.run import choose_device, open_run
+
+    opened, where = open_run(run), choose_device(device)
+    if not verify:
+        rates, seconds = simulate_run(opened, backend, samples, where, keys)
+        for name, rate in rates.items():
+            print(f"{name:>16}  firing rate {rate:.4f}")
+        return done({"run": str(run), "backend": backend, "seconds": seconds, "firing_rates": rates}, json)
+    runtimes = ("qat",) if backend == "reference" else ("qat", backend)
+    joints = verify_run(opened, runtimes, samples, where, keys)
+    for joint in joints:
+        counts = ", ".join(f"{name} {count} of {joint.compared[name]}" for name, count in joint.mismatches.items())
+        print(
+            f"{joint.left} against {joint.right}, {joint.samples} samples: {joint.total} mismatching spikes ({counts})"
+        )
+    total = sum(joint.total for joint in joints)
+    values = {f"mismatching_spikes_{joint.left}_{joint.right}": joint.total for joint in joints}
+    done({"run": str(run), "samples": joints[0].samples, **values}, json)
+    return 1 if total else 0
+
+
+def _simulate_file(
+    program: Path, spikes: Path | None, out: Path | None, layers: bool, json: bool, **options: Any
+) -> int:
+    from hw.simulate.files import simulate_file
+
+    if spikes is None or out is None:
+        raise UserError("--program also needs --input SPIKES.npy and --out OUT.npy")
+    rates = simulate_file(program, spikes, out, layers=layers, **options)
+    for name, rate in rates.items():
+        print(f"{name:>16}  firing rate {rate:.4f}")
+    return done(
+        {"program": str(program), "backend": options["backend"], "out": str(out), "firing_rates": rates},
+        json,
+        f"wrote {out}",
+    )
+
+
+def report(
+    run: RunFolder,
+    /,
+    chip: bool = False,
+    input: Path | None = None,
+    on: Literal["loihi1", "loihi2"] = "loihi1",
+    samples: int = 16,
+    out: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Write report.html again from what the finished demo folder RUN holds.
+
+    --chip: instead, what a network would cost on a chip: cores, memory, operations, energy. RUN is a quantized run,
+    whose first test images are simulated, or a .net file or a program's folder with --input SPIKES.npy [T, ...] or
+    [B, T, ...]. on: the chip. samples: how many are simulated. out: the page, by default chip.html beside RUN.
+    """
+    if chip:
+        return _chip_report(run, input, on, samples, out or run.absolute().with_name("chip.html"), json)
+    if input is not None or out is not None:
+        raise UserError("--input and --out go with --chip")
+    from train.demo import demo_report
+
+    path = demo_report(run)
+    return done({"report": str(path)}, json, f"wrote {path}: open it in a browser")
+
+
+def _chip_report(source: Path, spikes: Path | None, on: str, samples: int, out: Path, json: bool) -> int:
+    from hw.chips import CHIPS
+    from train.report.chip import chip_job, summary, write_chip_report
+
+    job = chip_job(source, spikes, samples)
+    figures = write_chip_report(source.stem or str(source), job.program, job.spikes, out, CHIPS[on])
+    print(summary(figures))
+    return done({"report": str(out), **figures}, json, f"wrote {out}: open it in a browser")
+
+
+def worker(listen: str = "tcp://127.0.0.1:5555", backend: str = "events", keys: Path | None = None) -> int:
+    """Serve a backend to bridges on this or other hosts, until Ctrl-C.
+
+    listen: tcp://HOST:PORT (port * for any free one) or ipc://PATH. keys: the worker's folder of keys; without, only
+    addresses of this machine are allowed.
+    """
+    from hw.bridge.worker import run_worker
+
+    run_worker(listen, backend, keys)
+    return 0
+
+
+def keys(
+    what: Annotated[Literal["new"], tyro.conf.Positional],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+    /,
+    json: bool = False,
+) -> int:
+    """Make keys for a worker and its clients in the new FOLDER.
+
+    The worker's host needs worker.json and client.public.json, the client's host client.json and worker.public.json.
+    """
+    from hw.bridge.keys import make_keys
+
+    written = [str(path) for path in make_keys(folder)]
+    next_step = f"ashnets worker --listen tcp://HOST:PORT --keys {folder}"
+    return done({"written": written}, json, f"wrote {', '.join(written)}\nnext: {next_step}")
+
+
+def bench(
+    what: Annotated[Literal["simulate"], tyro.conf.Positional], /, program: Path | None = None, json: bool = False
+) -> int:
+    """Time the simulators side by side with Lava's process simulation; outputs are compared first.
+
+    program: a program's folder, to be timed too.
+    """
+    from hw.bench import cases, measure
+    from hw.program_file import load_program
+
+    rows = []
+    for case in cases(load_program(program) if program else None):
+        rows.append(row := measure(case))
+        ours = ", ".join(f"{name[:-11]} {value:.0f}x" for name, value in row.items() if name.endswith("_times_lava"))
+        print(f"{case.name}, batch {case.batch}: Lava {row['lava_us']:.0f} us a step; faster: {ours}", flush=True)
+    return done({"bench": what, "rows": rows}, json)
+
+
+def doctor(program: Path | None = None, json: bool = False) -> int:
+    """Say what is there, and what to do about what is missing. Exit code 1 if something is.
+
+    program: a program's folder or a .net file; then say instead all that the chip would not hold.
+    """
+    if program is not None:
+        from hw.simulate.files import examine_program
+
+        found = examine_program(program)
+        for line in found:
+            print(f"PROBLEM  {line}")
+        return done({"ok": not found, "problems": found}, json, None if found else f"{program} fits") or int(
+            bool(found)
+        )
+    from train.doctor import examine
+
+    lines = []
+    for well, line in examine():
+        lines.append({"ok": well, "line": line})
+        print(f"{'ok     ' if well else 'MISSING'}  {line}", flush=True)
+    well = all(line["ok"] for line in lines)
+    done(
+        {"ok": well, "checks": lines},
+        json,
+        "everything is there; try: ashnets demo" if well else "see the lines marked MISSING",
+    )
+    return 0 if well else 1

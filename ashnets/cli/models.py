@@ -1,0 +1,178 @@
+"""Commands that make and judge models: demo, train, finetune, quantize, tune, evaluate."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ashnets.cli.common import Device, RunFolder, done
+from ashnets.config import PRESETS
+from train.config import RunConfig, TrainConfig, finetune_recipe, pretrain_recipe
+
+Preset = Literal["tiny", "small", "base"]
+
+
+def demo(
+    out: Path = Path("runs/demo"), seed: int = 0, lava_samples: int = 64, device: Device = "auto", json: bool = False
+) -> int:
+    """The whole line on real data with the tiny model: train, fine-tune, quantize, simulate, verify, report. Finished
+    steps are kept."""
+    from train.demo import run_demo
+    from train.run import choose_device
+
+    values = run_demo(out, seed, lava_samples, choose_device(device))
+    done(values, json, f"wrote {values['report']}: open it in a browser")
+    return 1 if values["mismatching_spikes_qat_reference"] or values["mismatching_spikes_lava_reference"] else 0
+
+
+def train(
+    run: RunFolder,
+    /,
+    train: TrainConfig = pretrain_recipe(),  # noqa: B008  (frozen)
+    preset: Preset = "tiny",
+    resume: bool = False,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Pre-train a model into the new folder RUN; --resume goes on with any run that was interrupted."""
+    from train.stages import new_run
+
+    if resume:
+        return _resume(run, device, json)
+    config = RunConfig(model=PRESETS[preset](), train=train)
+    return _train(new_run(run, config), device, json, next_step=f"ashnets finetune {run} RUN2")
+
+
+def finetune(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    run: RunFolder,
+    /,
+    train: TrainConfig = finetune_recipe(),  # noqa: B008  (frozen)
+    spikes_alone: float | None = None,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Fine-tune the best weights of the run SOURCE on another task, into the new folder RUN.
+
+    spikes_alone: probability that an image is seen by its spikes alone; 1 for a model without the artificial encoder.
+    """
+    from train.run import open_run
+    from train.stages import new_run
+
+    start = open_run(source)
+    model = start.config.model
+    if spikes_alone is not None:
+        model = replace(model, fusion=replace(model.fusion, spikes_alone=spikes_alone))
+    config = replace(start.config, model=model, train=train)
+    made = new_run(run, config, start.codec)
+    return _train(made, device, json, init=start, next_step=f"ashnets quantize {run}")
+
+
+def quantize(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    /,
+    out: Path | None = None,
+    steps: int | None = None,
+    quantizer: str = "int8",
+    resume: bool = False,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Quantize the spiking stack of the run SOURCE (QAT), and write its integer program. Into SOURCE-int8 unless
+    --out is given.
+
+    steps: QAT steps; by default a sixth of the training's. With --resume, SOURCE is an interrupted quantized run.
+    """
+    from train.run import open_run
+    from train.stages import qat_config, quantized_run
+
+    if resume:
+        return _resume(source, device, json)
+    start = open_run(source)
+    folder = out or source.with_name(f"{source.name}-{quantizer}")
+    made = quantized_run(start, folder, replace(qat_config(start, steps), quantizer=quantizer))
+    return _train(made, device, json, init=start, next_step=f"ashnets simulate {folder} --verify")
+
+
+def tune(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    run: RunFolder,
+    /,
+    chip: str = "imperfect",
+    steps: int | None = None,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Go on training the quantized run SOURCE with a chip in the loop, into the new folder RUN: the forward pass is
+    the chip's, the backward pass the surrogate's.
+
+    chip: a backend, such as imperfect:dead=0.05,stuck=0.02,spread=0.1,seed=0, or addresses of workers.
+    """
+    from train.run import open_run
+    from train.stages import tuned_run
+
+    start = open_run(source)
+    made = tuned_run(start, run, chip, steps)
+    return _train(made, device, json, init=start, next_step=f"ashnets evaluate {run} --backend {chip}")
+
+
+def evaluate(
+    run: RunFolder,
+    /,
+    task: Literal["retrieval", "vqa"] | None = None,
+    backend: str = "float",
+    keys: Path | None = None,
+    split: Literal["val", "test"] = "test",
+    samples: int | None = None,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Evaluate RUN with its spiking stack as 'float', 'qat', or on a backend such as 'reference', 'lava' or
+    'tcp://HOST:PORT,...', the addresses of workers.
+
+    task: by default the one that the run was trained for. samples: images, by default the whole split. keys: the
+    client's folder of keys, for workers on other hosts.
+    """
+    from train.data import load
+    from train.evaluate import evaluate as run_evaluation
+    from train.run import choose_device, load_model, open_run
+    from train.stages import ranking_of
+
+    opened = open_run(run)
+    task = task or opened.config.train.task
+    default = {"retrieval": pretrain_recipe().dataset, "vqa": finetune_recipe().dataset}[task]
+    dataset = opened.config.train.dataset if task == opened.config.train.task else default
+    model = load_model(opened, backend, choose_device(device), keys)
+    data = load(dataset, split, opened.config.model.concrete.image_size)
+    ranking = ranking_of(opened) if task == opened.config.train.task else None
+    result = run_evaluation(task, model, data, opened.codec, opened.answers, samples=samples, ranking=ranking)
+    for name, value in result.metrics.items():
+        print(f"{name:>16}  {value:.4g}")
+    return done(
+        {"run": str(run), "task": task, "backend": backend, "dataset": dataset, "split": split, **result.metrics}, json
+    )
+
+
+def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: str) -> int:
+    from train.checkpoint import newest_checkpoint
+    from train.progress import training_progress
+    from train.run import choose_device
+    from train.stages import train_run
+
+    with training_progress(run.folder.name) as progress:
+        train_run(run, choose_device(device), progress, init)
+    newest = newest_checkpoint(run.folder)
+    assert newest is not None  # train_run has written one
+    best = next(entry for entry in newest.history if entry["step"] == newest.best_step)
+    print(f"wrote {run.folder}: {newest.step} steps, best at step {newest.best_step} (validation {best['score']:.2f})")
+    return done({"run": str(run.folder), "steps": newest.step, "best": best}, json, f"next: {next_step}")
+
+
+def _resume(folder: Path, device: str, json: bool) -> int:
+    from train.run import open_run
+    from train.stages import check_resumable
+
+    run = open_run(folder)
+    check_resumable(run)
+    return _train(run, device, json, next_step=f"ashnets evaluate {folder}")
