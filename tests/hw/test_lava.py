@@ -209,6 +209,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_its_exit_code_and_leaves_noth
 
 
 LONG_RUN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 import numpy as np
 from hw import Dense, SpikingProgram
 from hw.simulate import open_backend
