@@ -1,5 +1,5 @@
-# make demo   the whole line on real data, about thirteen minutes on two cores, ends with runs/demo/report.html
-# make test   lint, types and tests, about seven minutes
+# make demo   the whole line on real data, about fourteen minutes on two cores, ends with runs/demo/report.html
+# make test   lint, types and tests, about six minutes
 # Both set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
 
 PYTHON ?= python3
