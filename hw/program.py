@@ -13,7 +13,7 @@ are 0 or 1, or, with `input_bits` > 0, the input's are integers below 2**input_b
 with all states zero at its start, in every layer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hw.errors import UserError
 from hw.layers import Conv, Dense, Flatten, Input, Layer, Recurrent, Shape
@@ -56,6 +56,13 @@ class SpikingProgram:
         for layer in self.layers:
             shapes[layer.name] = shape = layer.output_shape(shape)
         return shapes
+
+    def part(self, first: int, stop: int | None = None) -> "SpikingProgram":
+        """The program of the layers from `first` up to `stop`; its spikes are graded where they still are the input."""
+        before = self.layers[:first]
+        shape = self.shapes[before[-1].name] if before else self.input_shape
+        bits = self.input_bits if all(isinstance(layer, Flatten) for layer in before) else 0
+        return replace(self, input_shape=shape, input_bits=bits, layers=self.layers[first:stop])
 
     @property
     def output_shape(self) -> Shape:

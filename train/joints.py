@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ashnets.model import AshNet
-from hw.errors import UserError
 from hw.simulate import open_backend
 from quantize.verify import Joint, verify
 from train.data import ImageTextData
@@ -30,11 +29,10 @@ def verify_run(
     run: Run, runtimes: tuple[str, ...], samples: int | None, device: torch.device, keys: Path | None = None
 ) -> list[Joint]:
     """The joints of a quantized run, on the test split."""
-    if not run.quantized:
-        raise UserError(f"{run.folder}: has no quantized stack; make one with 'ashnets quantize {run.folder}'")
+    program = run_program(run)
     model = load_model(run, "qat", device)
     spikes = input_spikes(model, load_split(run, "test"), samples)
-    return verify(quantized_stack(model), run_program(run), spikes, runtimes, keys)
+    return verify(quantized_stack(model), program, spikes, runtimes, keys)
 
 
 def simulate_run(

@@ -157,6 +157,8 @@ def quantized_stack(model: AshNet) -> QuantizedStack:
 
 def run_program(run: Run) -> SpikingProgram:
     """The integer program of a finished quantized run."""
+    if not run.quantized:
+        raise UserError(f"{run.folder}: has no quantized stack; make one with 'ashnets quantize {run.folder}'")
     folder = run.folder / "program"
     if not folder.exists():
         raise UserError(f"{run.folder}: has no program yet; finish it with 'ashnets quantize --resume {run.folder}'")

@@ -6,8 +6,8 @@ import torchvision.transforms.v2.functional as tf
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-VIEWS = 10
 _ZOOMED = ((0.85, 0.0), (0.85, 12.0), (0.85, -12.0), (0.7, 0.0))  # (share of the side that is kept, degrees turned)
+VIEWS = 2 * (1 + len(_ZOOMED))
 
 
 def views(images: Tensor) -> Iterator[Tensor]:

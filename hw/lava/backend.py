@@ -22,11 +22,11 @@ from typing import IO, cast
 import numpy as np
 
 from hw.artifact import read_json, write_json
-from hw.errors import BackendError, UserError
+from hw.errors import BackendError
 from hw.lava.compat import environment, require_lava
 from hw.netx_file import write_net
 from hw.program import Conv, Flatten, Input, SpikingProgram
-from hw.simulate.base import Result, State, check_spikes
+from hw.simulate.base import Result, State, check_spikes, refuse_streams
 
 LOG_LIMIT = 8000  # characters of the runner's log that an error carries: its end, where the traceback is
 GRACE_SECONDS = 5.0  # for processes that were asked to end
@@ -73,8 +73,7 @@ class LavaBackend:
     def run(
         self, spikes: np.ndarray, *, layers: bool = False, states: bool = False, state: State | None = None
     ) -> Result:
-        if state is not None:
-            raise UserError("backend 'lava' runs whole samples only; choose another for streams that go on")
+        refuse_streams(self.name, state)
         spikes = check_spikes(self.program, spikes)
         names = [layer.name for layer in self.program.synaptic]
         wanted = names if layers else names[-1:]

@@ -134,6 +134,12 @@ def check_state(program: SpikingProgram, state: State, samples: int) -> None:
                 )
 
 
+def refuse_streams(backend: str, state: State | None) -> None:
+    """`UserError` for a backend that runs whole samples only and is asked to go on from a state."""
+    if state is not None:
+        raise UserError(f"backend '{backend}' runs whole samples only; choose another for streams that go on")
+
+
 def initial_state(layer: Conv | Dense, samples: int, shape: tuple[int, ...]) -> LayerState:
     """All zero. shape: the layer's output of one sample."""
     zero = np.zeros((samples, *shape), np.int64)

@@ -95,10 +95,7 @@ def _behind(program: SpikingProgram, first: int, path: Path) -> SpikingProgram:
     """The program from layer `first` on."""
     if not 0 <= first < len(program.layers):
         raise UserError(f"{path}: has layers 0 to {len(program.layers) - 1}, and none to start with at {first}")
-    if not first:
-        return program
-    shape = program.shapes[program.layers[first - 1].name]
-    return replace(program, input_shape=shape, input_bits=0, layers=program.layers[first:])
+    return program.part(first)
 
 
 def _is_batch(spikes: np.ndarray, input_shape: tuple[int, ...], source: Path) -> bool:

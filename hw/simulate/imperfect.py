@@ -19,7 +19,7 @@ from hw.errors import UserError
 from hw.layers import Conv, Dense, Flatten, Recurrent
 from hw.loihi import V_TH_MANT_MAX
 from hw.program import SpikingProgram
-from hw.simulate.base import Result, State, check_spikes
+from hw.simulate.base import Result, State, check_spikes, refuse_streams
 from hw.simulate.events import EventsBackend
 from hw.validate import validate
 
@@ -39,20 +39,21 @@ class ImperfectBackend:
             raise UserError(f"backend 'imperfect': seed is {seed:g}, a whole number from 0 on is needed")
         self.program = validate(program)
         self.parts: list[tuple[EventsBackend, np.ndarray]] = []
-        for layer in program.synaptic:
+        for i, layer in enumerate(program.layers):
+            if isinstance(layer, Flatten):
+                continue
             rng = np.random.default_rng([int(seed), zlib.crc32(layer.name.encode())])
-            shape = program.shapes[layer.name]
-            alive = rng.random(shape) >= dead
+            alive = rng.random(program.shapes[layer.name]) >= dead
             if isinstance(layer, Recurrent) and not alive.all():
                 # Its own dead neurons are heard by nobody; those behind it are told by `alive`.
                 layer = replace(layer, weight_rec_int=np.where(alive, layer.weight_rec_int, 0))
-            self.parts.append((EventsBackend(_alone(program, _flawed(layer, stuck, spread, rng))), alive))
+            alone = replace(program.part(i, i + 1), layers=(_flawed(layer, stuck, spread, rng),))
+            self.parts.append((EventsBackend(alone), alive))
 
     def run(
         self, spikes: np.ndarray, *, layers: bool = False, states: bool = False, state: State | None = None
     ) -> Result:
-        if state is not None:
-            raise UserError("backend 'imperfect' runs whole samples only; choose another for streams that go on")
+        refuse_streams(self.name, state)
         s = check_spikes(self.program, spikes)
         kept: dict[str, np.ndarray] = {}
         us: dict[str, np.ndarray] = {}
@@ -65,17 +66,6 @@ class ImperfectBackend:
             vs |= result.v
         output = s.reshape(*s.shape[:2], *self.program.output_shape)
         return Result(output=output, layers=kept if layers else {}, u=us, v=vs)
-
-
-def _alone(program: SpikingProgram, layer: Conv | Dense) -> SpikingProgram:
-    """A program of this one layer of `program`."""
-    shape, first = program.input_shape, True
-    for other in program.layers:
-        if other.name == layer.name:
-            break
-        shape, first = other.output_shape(shape), first and isinstance(other, Flatten)
-    bits = program.input_bits if first else 0
-    return SpikingProgram(input_shape=shape, steps=program.steps, layers=(layer,), input_bits=bits)
 
 
 def _flawed(layer: Conv | Dense, stuck: float, spread: float, rng: np.random.Generator) -> Conv | Dense:

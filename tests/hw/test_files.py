@@ -174,3 +174,15 @@ def test_doctor_names_every_problem_of_a_program_at_once(path, tmp_path, capsys)
     ):
         assert part in lines
     assert lines.count("PROBLEM") == 4
+
+
+def test_behind_a_flatten_the_input_is_still_graded(tmp_path):
+    dense = Dense(name="d", weight_int=12 * np.arange(1, 9).reshape(2, 4), **NEURON)
+    whole = SpikingProgram(input_shape=(1, 2, 2), steps=3, layers=(Flatten(name="f"), dense), input_bits=4)
+    graded = np.random.default_rng(0).integers(-15, 16, (3, 1, 2, 2))
+    path = save_program(whole, tmp_path / "program")
+    assert simulate(path, tmp_path, graded) == 0
+    truth = np.load(tmp_path / "out.npy")
+    assert truth.any()
+    assert simulate(path, tmp_path, graded.reshape(3, 4), "--from-layer", "1") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), truth)

@@ -11,6 +11,7 @@ from hw.chips import RESOURCES, Chip
 from hw.energy import NO_LOIHI2
 from hw.errors import UserError
 from hw.program import SpikingProgram
+from hw.resources import Misfit
 from hw.simulate.files import Job, load_job, load_numbers
 from train.report.chip_page import chip_page
 from train.report.chip_story import ChipStory, cores_of, si, span, tell
@@ -40,8 +41,6 @@ def _job_of_run(folder: Path, samples: int) -> Job:
     from train.stages import load_split
 
     run = open_run(folder)
-    if not run.quantized:
-        raise UserError(f"{folder}: has no quantized stack; make one with 'ashnets quantize {folder}'")
     program, model = run_program(run), load_model(run, "float", choose_device("cpu"))
     batches = [batch.numpy().astype(np.uint8) for batch in input_spikes(model, load_split(run, "test"), samples)]
     return Job(program=program, spikes=np.concatenate(batches, axis=1), batch=True)
@@ -116,8 +115,8 @@ def summary(figures: dict[str, Any]) -> str:
         "msgs",
     )
     given = figures["input"]
-    rows = [head, ("input", *[""] * 6, f"{100 * given['rate']:.2f}", per_sample(given["spikes"]), "")]
-    rows[1] += (per_sample(given["messages"]),)
+    of_input = (f"{100 * given['rate']:.2f}", per_sample(given["spikes"]), "", per_sample(given["messages"]))
+    rows = [head, ("input", *[""] * 6, *of_input)]
     for layer in figures["layers"]:
         sizes = [f"{layer[key]:,}" for key in ("neurons", "synapses", "input_axons", "output_axons")]
         place = (f"{layer['synapse_bits'] / 8192:,.0f}", str(len(layer["cores"])), f"{100 * layer['rate']:.2f}")
@@ -134,7 +133,7 @@ def summary(figures: dict[str, Any]) -> str:
         "",
         f"{figures['cores']} cores, {figures['chips']} chip{'s' * (figures['chips'] != 1)} ({figures['chip']})",
     ]
-    lines += ["does not fit: " + "; ".join(_misfit_line(misfit) for misfit in figures["misfits"])] * (
+    lines += ["does not fit: " + "; ".join(str(Misfit(**misfit)) for misfit in figures["misfits"])] * (
         not figures["fits"]
     )
     lines += [
@@ -150,9 +149,3 @@ def summary(figures: dict[str, Any]) -> str:
     if measured["joules"] is None:
         lines.append(f"  this machine, simulating: not measured ({measured['reason']})")
     return "\n".join(lines)
-
-
-def _misfit_line(misfit: dict[str, Any]) -> str:
-    return (
-        f"layer '{misfit['layer']}': {misfit['what']} {misfit['value']:,} of {misfit['limit']:,} ({misfit['source']})"
-    )
