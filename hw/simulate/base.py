@@ -115,9 +115,10 @@ def check_spikes(program: SpikingProgram, spikes: np.ndarray, *, stream: bool = 
                 f"takes integers of {program.input_bits} bits, [{1 - limit}, {limit - 1}]; rescale them"
             )
         return spikes.astype(np.int32)
-    if np.any((spikes != 0) & (spikes != 1)):
+    valid = spikes.max(initial=0) <= 1 if spikes.dtype == np.uint8 else np.isin(spikes, (0, 1)).all()
+    if not valid:
         raise UserError("input spikes hold values other than 0 and 1; encode them as spikes first")
-    return spikes.astype(np.uint8)
+    return spikes.astype(np.uint8, copy=False)
 
 
 def check_state(program: SpikingProgram, state: State, samples: int) -> None:
