@@ -43,7 +43,7 @@ def _runs(outputs: int, order: list[int], inputs: int, stride: int, padding: int
             output, off = divmod(x + padding - tap * dilation, stride)
             if off or not 0 <= output < outputs:
                 continue
-            if runs and runs[-1][0] + runs[-1][2] == output and runs[-1][1] + runs[-1][2] == place:
+            if runs and runs[-1][0] + runs[-1][2] == output:
                 runs[-1][2] += 1
             else:
                 runs.append([output, place, 1])
