@@ -3,11 +3,8 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,65 +19,15 @@ from hw.bridge.keys import check_address, load_keys, make_keys
 from hw.bridge.messages import open_message, run_message
 from hw.bridge.remote import BridgeTimeoutError, Patience, RemoteBackend
 from hw.simulate import open_backend
+from tests.hw.peers import Process, program, spikes, until, worker
 from tests.hw.strategies import cases
 from tests.hw.test_backends import assert_same
-
-ROOT = Path(__file__).parents[2]
-NO_TORCH = "import sys; sys.modules['torch'] = None; from hw.bridge.worker import main; sys.exit(main())"
-
-
-class Process:
-    """A worker; `address` is where it listens."""
-
-    def __init__(self, listen: str, *more: str) -> None:
-        command = [sys.executable, "-c", NO_TORCH, "--listen", listen, "--backend", "reference", *more]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("listening on "), line
-        self.address = line.split()[2].rstrip(",")
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGCONT)
-        self.process.terminate()
-        return self.process.wait(10)
-
-
-@contextmanager
-def worker(listen: str = "tcp://127.0.0.1:*", *more: str) -> Iterator[Process]:
-    process = Process(listen, *more)
-    try:
-        yield process
-    finally:
-        process.end()
-        process.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Process]:
     with worker() as process:
         yield process
-
-
-def program(steps: int = 4) -> SpikingProgram:
-    rng = np.random.default_rng(0)
-    weight = rng.integers(-60, 60, (6, 9))
-    layer = Dense(name="fc", weight_int=weight, decay_u_int=900, decay_v_int=300, v_th_mant=50, bias_mant=np.arange(6))
-    return SpikingProgram(input_shape=(9,), steps=steps, layers=(layer,))
-
-
-def spikes(samples: int, steps: int = 4) -> np.ndarray:
-    return np.random.default_rng(samples).integers(0, 2, (steps, samples, 9), dtype=np.uint8)
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
