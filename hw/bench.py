@@ -2,6 +2,14 @@
 
 Ratios only mean something within one run on one machine. Every timing is of a run whose output was compared with
 Lava's, spike for spike.
+
+How near `events` comes to what the machine can do is told as a share of the bandwidth of its first-level caches. The
+least that an event-driven simulator moves to and from there:
+
+    bytes = 10 synaptic operations + 21 neuron updates + 1 inputs
+
+A synaptic operation reads a weight (2) and reads and writes a sum (8), an update reads a sum (4), reads and writes u
+and v (16) and writes a spike (1), an input is looked at. The bandwidth is measured in the same run, with a = b + c.
 """
 
 import time
@@ -10,12 +18,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numba
 import numpy as np
 
+from hw.energy import count
 from hw.errors import BackendError
 from hw.lava.backend import LavaBackend
 from hw.program import Conv, Dense, Flatten, SpikingProgram
-from hw.simulate import open_backend
+from hw.simulate import Backend, open_backend
 
 SIMULATORS = ("reference", "events", "batched")
 _DECAYS: dict[str, Any] = {"decay_u_int": np.array(1024), "decay_v_int": np.array(512)}
@@ -34,6 +44,10 @@ class Case:
         rng = np.random.default_rng(0)
         shape = (self.program.steps, self.batch, *self.program.input_shape)
         return (rng.random(shape) < self.density).astype(np.uint8)
+
+    @property
+    def sample_steps(self) -> int:
+        return self.program.steps * self.batch
 
 
 def dense_program(sizes: tuple[int, ...], steps: int) -> SpikingProgram:
@@ -80,8 +94,7 @@ def measure(case: Case, seconds: float = 1.0) -> dict[str, float | str | int]:
     spikes = case.spikes()
     lava = LavaBackend(case.program)
     truth = lava.run(spikes).output
-    sample_steps = spikes.shape[0] * spikes.shape[1]
-    steps_run = sample_steps + len(case.program.synaptic) - 1  # all but the first
+    steps_run = case.sample_steps + len(case.program.synaptic) - 1  # all but the first
     lava_us = 1e6 * lava.seconds["steps"] / steps_run
     row: dict[str, float | str | int] = {
         "case": case.name,
@@ -96,9 +109,45 @@ def measure(case: Case, seconds: float = 1.0) -> dict[str, float | str | int]:
         found = backend.run(spikes).output  # also compiles
         if not np.array_equal(found, truth):
             raise BackendError(f"{case.name}: {int((found != truth).sum())} spikes of '{name}' differ from Lava's")
-        us = 1e6 * best_seconds(lambda backend=backend: backend.run(spikes), seconds) / sample_steps
+        us = us_per_step(backend, spikes, seconds)
         row |= {f"{name}_us": us, f"{name}_times_lava": lava_us / us}
-    return row
+    least = (
+        least_bytes(case.program, spikes)
+        / case.sample_steps
+        / cache_bandwidth(min(case.batch, numba.get_num_threads()))
+    )
+    return row | {"events_limit_us": 1e6 * least, "events_share_of_limit": 1e6 * least / float(row["events_us"])}
+
+
+def us_per_step(backend: Backend, spikes: np.ndarray, seconds: float) -> float:
+    """us per sample and step, of a backend that has run before."""
+    return 1e6 * best_seconds(lambda: backend.run(spikes), seconds) / (spikes.shape[0] * spikes.shape[1])
+
+
+def least_bytes(program: SpikingProgram, spikes: np.ndarray) -> int:
+    """Bytes to and from a first-level cache, of the whole run."""
+    layers = open_backend("events", program).run(spikes, layers=True).layers
+    counts = count(program, spikes, layers)
+    looked_at = [spikes.size, *(values.size for values in layers.values())][:-1]
+    return 10 * (counts.total("synops") or 0) + 21 * (counts.total("updates") or 0) + sum(looked_at)
+
+
+def cache_bandwidth(threads: int) -> float:
+    """Bytes per second of a = b + c on int32, in the first-level caches of so many cores together."""
+    rounds = 20_000
+    arrays = np.ones((3, threads, 2048), np.int32)  # 24 KB a thread
+    _triad(arrays, 1)
+    return 12 * threads * arrays.shape[2] * rounds / best_seconds(lambda: _triad(arrays, rounds), 0.2)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _triad(arrays, rounds):
+    for thread in numba.prange(arrays.shape[1]):
+        a, b, c = arrays[0, thread], arrays[1, thread], arrays[2, thread]
+        for r in range(rounds):
+            for k in range(a.shape[0]):
+                a[k] = b[k] + c[k]
+            b[r % a.shape[0]] += 1  # or the rounds would be merged into one
 
 
 def best_seconds(call: Callable[[], object], seconds: float) -> float:

@@ -22,10 +22,10 @@ from typing import IO, cast
 import numpy as np
 
 from hw.artifact import read_json, write_json
-from hw.errors import BackendError
-from hw.lava.compat import environment, require_lava
+from hw.errors import BackendError, UserError
+from hw.lava.compat import environment, require_lava, require_loihi
 from hw.netx_file import write_net
-from hw.program import Conv, Flatten, Input, SpikingProgram
+from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
 from hw.simulate.base import Result, State, check_spikes, refuse_streams
 
 LOG_LIMIT = 8000  # characters of the runner's log that an error carries: its end, where the traceback is
@@ -61,13 +61,14 @@ class LavaBackend:
     """
 
     name = "lava"
+    run_cfg = "Loihi2SimCfg"
 
     def __init__(self, program: SpikingProgram, *, deadline: Deadline = Deadline()) -> None:
         self.program = program
         self.deadline = deadline
         self.seconds: dict[str, float] = {}  # of the last run: "start", and "steps", all but the first
         with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as folder:
-            self._net = write_net(_for_netx(program), Path(folder) / "network.net").read_bytes()
+            self.net = write_net(for_netx(program), Path(folder) / "network.net").read_bytes()
         require_lava()
 
     def run(
@@ -94,13 +95,14 @@ class LavaBackend:
             folder = Path(name)
             rows = pack_stream(spikes, extra=len(program.synaptic))
             np.save(folder / "input.npy", rows)
-            (folder / "network.net").write_bytes(self._net)
+            (folder / "network.net").write_bytes(self.net)
             write_json(
                 folder / "job.json",
                 {
+                    "run_cfg": self.run_cfg,
                     "steps": len(rows),
                     "reset_interval": program.steps,
-                    "input_shape": _for_netx(program).input_shape,
+                    "input_shape": for_netx(program).input_shape,
                     "input_bits": program.input_bits,
                     "record": list(record),
                     "states": states,
@@ -123,7 +125,35 @@ class LavaBackend:
             return recorded, us, vs
 
 
-def _for_netx(program: SpikingProgram) -> SpikingProgram:
+class Loihi2Backend(LavaBackend):
+    """The same network on a Loihi 2 system (`Loihi2HwCfg`), behind the adapters that Lava has for its input and output.
+
+    It needs lava-loihi, and was never run on a chip by this project: compare with `simulate --verify` first. Spikes
+    only. A recurrent or delayed layer is refused: between two samples the chip would keep what is on its way.
+    """
+
+    name = "loihi2"
+    run_cfg = "Loihi2HwCfg"
+
+    def __init__(self, program: SpikingProgram, *, deadline: Deadline = Deadline()) -> None:
+        super().__init__(program, deadline=deadline)
+        require_loihi()
+        for layer in program.synaptic:
+            if isinstance(layer, Recurrent) or (isinstance(layer, Dense) and layer.delay.any()):
+                raise UserError(
+                    f"layer '{layer.name}': is recurrent or delayed, and backend 'loihi2' cannot clear what is on its "
+                    "way between two samples; run it on another backend"
+                )
+
+    def run(
+        self, spikes: np.ndarray, *, layers: bool = False, states: bool = False, state: State | None = None
+    ) -> Result:
+        if states:
+            raise UserError("backend 'loihi2' gives spikes alone; take u and v from 'reference'")
+        return super().run(spikes, layers=layers, state=state)
+
+
+def for_netx(program: SpikingProgram) -> SpikingProgram:
     """The same program without the Flattens that netx cannot place: in front (our side flattens) and of vectors. An
     input layer, for which netx has no port, goes as the convolution that it is held as."""
     shape, layers = program.input_shape, []
@@ -157,10 +187,10 @@ def cut_stream(rows: np.ndarray, lag: int, steps: int, samples: int, shape: tupl
     return np.ascontiguousarray(rows[lag : lag + samples * steps].reshape(samples, steps, *shape).swapaxes(0, 1))
 
 
-def run_job(folder: Path, seconds: float) -> None:
-    """Run `hw.lava.runner` on a job's folder. However this ends, no process and no shared memory is left."""
+def run_job(folder: Path, seconds: float, module: str = "hw.lava.runner") -> None:
+    """Run `module` on a job's folder. However this ends, no process and no shared memory is left."""
     log = folder / "log"
-    command = [sys.executable, "-m", "hw.lava.runner", str(folder)]
+    command = [sys.executable, "-m", module, str(folder)]
     with (
         open(log, "wb") as sink,
         subprocess.Popen(

@@ -7,6 +7,7 @@ by running its probe in a fresh interpreter without it. Importing this module im
 
 import dataclasses
 import importlib
+import importlib.util
 import multiprocessing
 import os
 import subprocess
@@ -100,6 +101,15 @@ def require_lava() -> None:
                 f"backend 'lava' needs {package}, which is not installed; run `uv pip install {package}=={version}` "
                 "with the overrides of pyproject.toml, or choose another backend"
             ) from error
+
+
+def require_loihi() -> None:
+    """`UserError` where Lava has no extension for real chips; Lava's own check (`lava.utils.loihi.is_installed`)."""
+    if importlib.util.find_spec("lava.utils.loihi2_profiler") is None:
+        raise UserError(
+            "backend 'loihi2' needs lava-loihi, which is not installed; Intel gives it to members of its research "
+            "community (INRC); install it, or choose backend 'lava' for the simulation"
+        )
 
 
 def import_netx(*, without: str | None = None) -> SimpleNamespace:

@@ -5,13 +5,15 @@ of `.npy` are bit-packed spikes: row t is `np.packbits` of one step, in the prog
 int32, unpacked. `seconds.json` tells what starting and the other steps took. With "states", `state<i>.npy` of each
 layer holds rows int32 [2, neurons], u and v.
 
-    job.json: {"steps": rows to run, "reset_interval": T, "input_shape": [C, H, W] or [N], "input_bits": 0 or more,
-               "record": [layer, ...], "states": true or false}
+    job.json: {"run_cfg": "Loihi2SimCfg" or "Loihi2HwCfg", "steps": rows to run, "reset_interval": T,
+               "input_shape": [C, H, W] or [N], "input_bits": 0 or more, "record": [layer, ...],
+               "states": true or false}
 
 Standard input is a lifeline. When it closes, the parent is gone: the runner removes FOLDER, which is the job's own, and
 ends with all its children.
 """
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -47,17 +49,31 @@ def build(lava: SimpleNamespace, folder: Path, job: dict[str, Any]) -> tuple[Any
     net.net_config.f.close()  # netx leaves its file open
 
     source = ports.source(shape=net.inp.shape, path=str(folder / "input.npy"))
-    source.out.connect(net.inp)
-    models = {source: ports.source_model, net: lava.hdf5.PyNetworkModel, **_layer_models(lava, net, folder, job)}
+    on_chip = job["run_cfg"] == "Loihi2HwCfg"
+    adapters = importlib.import_module("lava.proc.embedded_io.spike") if on_chip else None
+    models: dict[Any, type] = {source: ports.source_model}
+    if adapters:
+        into = adapters.PyToNxAdapter(shape=net.inp.shape, num_message_bits=job["input_bits"])
+        source.out.connect(into.inp)
+        into.out.connect(net.inp)
+    else:
+        source.out.connect(net.inp)
+        # Naming each model skips Lava's search, which imports every neighbour of a process's module, torch included.
+        models |= {net: lava.hdf5.PyNetworkModel, **_layer_models(lava, net, folder, job)}
     for index in job["record"]:
         layer = net.layers[index]
         path = folder / f"layer{index}.npy"
         np.save(path, np.zeros((job["steps"], -(-int(np.prod(layer.shape)) // 8)), np.uint8))
         sink = ports.sink(shape=layer.shape, path=str(path))
-        layer.out.connect(sink.inp)
+        out = layer.out
+        if adapters:
+            out_of = adapters.NxToPyAdapter(shape=layer.shape, num_message_bits=0)
+            out.connect(out_of.inp)
+            out = out_of.out
+        out.connect(sink.inp)
         models[sink] = ports.sink_model
-    # Naming each model skips Lava's search, which imports every neighbour of a process's module, torch included.
-    return source, lava.run_configs.Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
+    config = getattr(lava.run_configs, job["run_cfg"])
+    return source, config(select_tag=None if on_chip else "fixed_pt", exception_proc_model_map=models)
 
 
 def _layer_models(lava: SimpleNamespace, net: Any, folder: Path, job: dict[str, Any]) -> dict[Any, type]:

@@ -60,6 +60,7 @@ BACKENDS: dict[str, str] = {
     "events": "hw.simulate.events:EventsBackend",
     "batched": "hw.simulate.batched:BatchedBackend",
     "lava": "hw.lava.backend:LavaBackend",
+    "loihi2": "hw.lava.backend:Loihi2Backend",
     "imperfect": "hw.simulate.imperfect:ImperfectBackend",
 }
 """Name -> `module:class`. The class takes the program and numbers as keywords, which stand behind the name:

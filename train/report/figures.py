@@ -45,8 +45,10 @@ def thinned(values: Sequence[float]) -> np.ndarray:
     )
 
 
-def curves(title: str, lines: Sequence[Curve], unit: str = "", axis: str = "training step") -> Markup:
-    """One panel: a heading, a key that names each line, the lines over what `axis` counts."""
+def curves(
+    title: str, lines: Sequence[Curve], unit: str = "", axis: str = "training step", log: bool = False
+) -> Markup:
+    """One panel: a heading, a key that names each line, the lines over what `axis` counts. log: both axes."""
     figure = Figure(figsize=(4.5, 2.75), layout="constrained")
     FigureCanvasSVG(figure)
     keys = []
@@ -81,10 +83,15 @@ def curves(title: str, lines: Sequence[Curve], unit: str = "", axis: str = "trai
                 )
             keys.append(el("li", _swatch(SERIES[colour], style), line.name))
         axes.set_xlabel(axis, color=SOFT)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}\u00a0{unit}".strip())
         axes.margins(x=0.03, y=0.1)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        if log:
+            axes.set(xscale="log", yscale="log")
+            axes.minorticks_off()
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}\u00a0{unit}".strip())
         axes.grid(axis="y", color=GRID, linewidth=1)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
