@@ -3,6 +3,7 @@
 # Both set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
 
 PYTHON ?= python3
+PYTHON310 ?= 3.10
 UV := .tools/bin/uv
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,8 +28,14 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest
 
-test-all: lint
+test-all: lint .stock-lava/.ready
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Lava as it was released, with Python 3.10 (a version or a path) and the packages that it pins: ours is compared with it.
+.stock-lava/.ready: | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$(PYTHON310)" .stock-lava
+	$(UV) pip install --quiet --python .stock-lava/bin/python lava-dl==0.6.0 lava-nc==0.10.0 "setuptools<81" pyzmq safetensors
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
@@ -50,4 +57,4 @@ wheel: | $(UV)
 	$(UV) build --quiet --wheel --out-dir dist
 
 clean:
-	rm -rf $(VENV) .tools dist
+	rm -rf $(VENV) .stock-lava .tools dist

@@ -25,8 +25,11 @@ _MAX_MANIFEST_BYTES = 64 << 20
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

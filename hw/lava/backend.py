@@ -56,6 +56,9 @@ class Deadline:
 class LavaBackend:
     """Lava behind the interface that all backends share.
 
+    stock: 1 for Lava as it was released, without the mends of `hw.lava.compat`. It needs Python 3.10 and the packages
+    that Lava pins; a worker there is the oracle that the mended Lava is held against.
+
     `UserError` at once for a program that netx would not hold exactly; `BackendError` with Lava's traceback for a run
     that fails.
     """
@@ -63,8 +66,9 @@ class LavaBackend:
     name = "lava"
     run_cfg = "Loihi2SimCfg"
 
-    def __init__(self, program: SpikingProgram, *, deadline: Deadline = Deadline()) -> None:
+    def __init__(self, program: SpikingProgram, *, deadline: Deadline = Deadline(), stock: float = 0) -> None:
         self.program = program
+        self.stock = bool(stock)
         self.deadline = deadline
         self.seconds: dict[str, float] = {}  # of the last run: "start", and "steps", all but the first
         with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as folder:
@@ -100,6 +104,7 @@ class LavaBackend:
                 folder / "job.json",
                 {
                     "run_cfg": self.run_cfg,
+                    "stock": self.stock,
                     "steps": len(rows),
                     "reset_interval": program.steps,
                     "input_shape": for_netx(program).input_shape,

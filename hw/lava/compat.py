@@ -112,9 +112,10 @@ def require_loihi() -> None:
         )
 
 
-def import_netx(*, without: str | None = None) -> SimpleNamespace:
-    """Import `MODULES` with every mend but `without`. Lava sets multiprocessing's start method to fork."""
-    chosen = [mend for mend in MENDS if mend.name != without]
+def import_netx(*, without: str | None = None, stock: bool = False) -> SimpleNamespace:
+    """Import `MODULES` with every mend but `without`, or, `stock`, with none. Lava sets multiprocessing's start method
+    to fork."""
+    chosen = [mend for mend in MENDS if mend.name != without and not stock]
     with ExitStack() as stack:
         for mend in chosen:
             stack.enter_context(mend.around())

@@ -7,7 +7,7 @@ layer holds rows int32 [2, neurons], u and v.
 
     job.json: {"run_cfg": "Loihi2SimCfg" or "Loihi2HwCfg", "steps": rows to run, "reset_interval": T,
                "input_shape": [C, H, W] or [N], "input_bits": 0 or more, "record": [layer, ...],
-               "states": true or false}
+               "states": true or false, "stock": true for Lava without our mends}
 
 Standard input is a lifeline. When it closes, the parent is gone: the runner removes FOLDER, which is the job's own, and
 ends with all its children.
@@ -134,7 +134,7 @@ def main(folder: Path) -> None:
     sys.stdout = sys.stderr  # Lava prints; the parent reads the log and takes standard output as a sign of life
     begin = time.perf_counter()
     job = read_json(folder / "job.json")
-    lava = import_netx()
+    lava = import_netx(stock=job["stock"])
     process, config = build(lava, folder, job)
     process.create_runtime(run_cfg=config, compile_config={"pypy_channel_size": CHANNEL_SLOTS})
     # After the forks, since a thread and a fork do not mix. Lava offers no public way to its workers.

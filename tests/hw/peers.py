@@ -19,10 +19,10 @@ NO_TORCH = "import sys; sys.modules['torch'] = None; from hw.bridge.worker impor
 
 
 class Process:
-    """A worker; `address` is where it listens."""
+    """A worker; `address` is where it listens. start: the command that it begins with."""
 
-    def __init__(self, listen: str, *more: str) -> None:
-        command = [sys.executable, "-c", NO_TORCH, "--listen", listen, "--backend", "reference", *more]
+    def __init__(self, listen: str, *more: str, start: tuple[str, ...] = (sys.executable, "-c", NO_TORCH)) -> None:
+        command = [*start, "--listen", listen, "--backend", "reference", *more]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -39,8 +39,8 @@ class Process:
 
 
 @contextmanager
-def worker(listen: str = "tcp://127.0.0.1:*", *more: str) -> Iterator[Process]:
-    process = Process(listen, *more)
+def worker(listen: str = "tcp://127.0.0.1:*", *more: str, **options: tuple[str, ...]) -> Iterator[Process]:
+    process = Process(listen, *more, **options)
     try:
         yield process
     finally:
