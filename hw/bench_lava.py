@@ -27,6 +27,7 @@ def end_to_end(program: SpikingProgram, samples: int) -> dict[str, float | int]:
     return {
         "samples": samples,
         "steps": program.steps,
+        "output_rate": float(truth.mean()),
         "streamed_seconds": streamed,
         "network_per_sample_seconds": usual,
         "times_faster": usual / streamed,

@@ -72,11 +72,12 @@ def test_the_limit_counts_what_must_move():
 def test_both_ways_through_lava_give_the_same_and_the_command_says_what_is_missing(tmp_path, capsys):
     assert main(["bench", "lava"]) == 2
     assert "bench lava needs --program" in capsys.readouterr().err
-    save_program(conv_program(1), tmp_path / "program")
+    save_program(conv_program(8), tmp_path / "program")
     command = ["bench", "lava", "--program", str(tmp_path / "program")]
     assert main([*command, "--samples", "0"]) == 2
     assert "run at least 1 sample" in capsys.readouterr().err
     assert main([*command, "--samples", "2", "--json"]) == 0
     row = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert row["samples"] == 2
+    assert row["output_rate"] > 0
     assert row["times_faster"] == pytest.approx(row["network_per_sample_seconds"] / row["streamed_seconds"])
