@@ -112,6 +112,12 @@ def qat_recipe(train: TrainConfig) -> TrainConfig:
     )
 
 
+def tune_recipe(qat: TrainConfig) -> TrainConfig:
+    """From the recipe of a quantized run: four times the steps, at the float run's rate, since the weights have to find
+    their way around a chip's flaws."""
+    return replace(qat, steps=4 * qat.steps, lr=5 * qat.lr, save_every=2 * qat.steps)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values."""
     return dataclasses.asdict(config)

@@ -15,7 +15,7 @@ from hw.program_file import save_program
 from hw.simulate import check_backend
 from quantize import lower
 from train.checkpoint import best_checkpoint, newest_checkpoint
-from train.config import RunConfig, qat_recipe
+from train.config import RunConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load
 from train.evaluate import Ranking
 from train.loop import Report, Trainer
@@ -99,14 +99,14 @@ def qat_config(source: Run, steps: int | None = None) -> RunConfig:
 
 def tuned_run(source: Run, folder: Path, chip: str, steps: int | None = None) -> Run:
     """A run that goes on from the best weights of the quantized run `source`, with its forward pass taken from the
-    backend `chip`. steps: by default twice those of `source`."""
+    backend `chip`. steps: by default four times those of `source`, or as many if it was tuned before."""
     if not source.quantized:
         raise UserError(f"{source.folder}: is not quantized; make it so with 'ashnets quantize {source.folder}'")
     check_backend(chip)
-    steps = steps or 2 * source.config.train.steps
-    config = replace(
-        source.config, train=replace(source.config.train, steps=steps, save_every=max(1, steps // 2)), chip=chip
-    )
+    recipe = source.config.train if source.config.chip else tune_recipe(source.config.train)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps, save_every=max(1, steps // 2))
+    config = replace(source.config, train=recipe, chip=chip)
     floats = load_file(source.folder / "float.safetensors")
     return create_run(folder, config, source.codec, source.answers, source.data, float_weights=floats)
 

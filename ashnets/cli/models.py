@@ -107,7 +107,8 @@ def tune(
     """Go on training the quantized run SOURCE with a chip in the loop, into the new folder RUN: the forward pass is
     the chip's, the backward pass the surrogate's.
 
-    chip: a backend, such as imperfect:dead=0.05,stuck=0.02,spread=0.1,seed=0, or addresses of workers.
+    chip: a backend, such as imperfect:dead=0.05,stuck=0.02,spread=0.1,seed=0, or addresses of workers. steps: by
+    default four times those of SOURCE.
     """
     from train.run import open_run
     from train.stages import tuned_run
