@@ -31,7 +31,12 @@ def run(lava: SimpleNamespace, net_path: Path, sample: np.ndarray, job: dict) ->
     """One sample [T, ...] through one network -> uint8 [T, ...]."""
     steps, lag = len(sample), job["layers"]
     sources, sinks = (import_module(f"lava.proc.io.{name}") for name in ("source", "sink"))
-    net = lava.hdf5.Network(net_config=str(net_path), input_shape=tuple(reversed(job["input_shape"])))
+    net = lava.hdf5.Network(
+        net_config=str(net_path),
+        input_shape=tuple(reversed(job["input_shape"])),
+        reset_interval=steps,  # or a layer integrates its bias before its input arrives
+        reset_offset=1,
+    )
     net.net_config.f.close()
     # lava has (W, H, C, T)
     source = sources.RingBuffer(data=np.pad(sample, [(0, lag), *[(0, 0)] * (sample.ndim - 1)]).T)

@@ -9,10 +9,12 @@ import pytest
 import hw.bench
 from ashnets.cli import main
 from hw import BackendError, Dense, SpikingProgram
-from hw.bench import Case, cache_bandwidth, conv_program, dense_program, least_bytes, measure
+from hw.bench import Case, cache_bandwidth, dense_program, least_bytes, measure
 from hw.bench_growth import SWEEPS, growth
 from hw.program_file import save_program
 from hw.simulate import open_backend
+from tests.hw.test_lava import PROGRAMS
+from tests.hw.test_lava import PROGRAMS
 from train.report.bench import write_bench_page
 
 SMALL = Case(name="small", program=dense_program((6, 5, 4), 3), batch=2, density=0.5)
@@ -72,7 +74,7 @@ def test_the_limit_counts_what_must_move():
 def test_both_ways_through_lava_give_the_same_and_the_command_says_what_is_missing(tmp_path, capsys):
     assert main(["bench", "lava"]) == 2
     assert "bench lava needs --program" in capsys.readouterr().err
-    save_program(conv_program(8), tmp_path / "program")
+    save_program(PROGRAMS["conv_flatten_dense"], tmp_path / "program")  # with biases
     command = ["bench", "lava", "--program", str(tmp_path / "program")]
     assert main([*command, "--samples", "0"]) == 2
     assert "run at least 1 sample" in capsys.readouterr().err
