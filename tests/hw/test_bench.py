@@ -14,7 +14,6 @@ from hw.bench_growth import SWEEPS, growth
 from hw.program_file import save_program
 from hw.simulate import open_backend
 from tests.hw.test_lava import PROGRAMS
-from tests.hw.test_lava import PROGRAMS
 from train.report.bench import write_bench_page
 
 SMALL = Case(name="small", program=dense_program((6, 5, 4), 3), batch=2, density=0.5)
