@@ -30,9 +30,7 @@ def shared() -> Iterator[Process]:
         yield process
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cases())
-def test_a_remote_worker_without_torch_gives_the_references_spikes_u_v_and_states(shared, case):
+def remote_equals_reference(shared: Process, case: tuple[SpikingProgram, np.ndarray]) -> None:
     made, given_spikes = case
     reference = open_backend("reference", made)
     with RemoteBackend(made, [shared.address]) as remote:
@@ -46,6 +44,20 @@ def test_a_remote_worker_without_torch_gives_the_references_spikes_u_v_and_state
         assert_same(one, two)
         rest = [b.run(given_spikes[half:], layers=True, states=True, state=two.state) for b in (remote, reference)]
         assert_same(*rest)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cases())
+def test_a_remote_worker_without_torch_gives_the_references_spikes_u_v_and_states(shared, case):
+    remote_equals_reference(shared, case)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cases())
+def test_a_remote_worker_gives_the_references_for_many_programs(shared, case):
+    remote_equals_reference(shared, case)
 
 
 def test_work_is_spread_over_workers_and_results_come_in_order():
