@@ -19,7 +19,7 @@ from train.config import RunConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load
 from train.evaluate import Ranking
 from train.loop import Report, Trainer
-from train.run import Bundle, Run, create_run, fill_from_best, quantized_stack
+from train.run import Bundle, Run, create_run, fill, fill_from_best, quantized_stack
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,23 @@ def train_run(run: Run, device: torch.device, report: Report | None = None, init
         )
     trainer = Trainer(run, data, load_split(run, "val"), device)
     if init is not None and newest_checkpoint(run.folder) is None:
-        trainer.load_weights(best_checkpoint(init.folder).evaluated_weights())
+        trainer.load_weights(starting_weights(run, init))
     trainer.train(report)
     if run.quantized:
         write_program(run)
     return run
+
+
+def starting_weights(run: Run, init: Run) -> dict[str, torch.Tensor]:
+    """The best weights of `init`; its norms folded and its stack quantized where `run` is quantized and `init` not."""
+    best = best_checkpoint(init.folder)
+    weights = best.evaluated_weights()
+    if run.config.quantizer is None or init.quantized:
+        return weights
+    bundle = Bundle(init.config, len(init.answers))
+    fill(bundle, weights, best.folder)
+    bundle.quantize(run.config.quantizer)
+    return bundle.state_dict()
 
 
 def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:

@@ -1,15 +1,19 @@
 """Evaluation: only the spiking stack is swapped, and answers do not depend on how it was run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ashnets.model import normalise
+from ashnets.stack import FoldableNorm
 from hw.errors import UserError
+from quantize import QuantizedStack
 from tests.conftest import micro_config
 from train.evaluate import Ranking, evaluate_retrieval, evaluate_vqa, image_batches, pixels_of
 from train.joints import simulate_run, verify_run
-from train.run import load_model
+from train.run import load_model, quantized_stack
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
 from train.views import VIEWS, views
 
@@ -38,6 +42,19 @@ def test_a_quantized_run_still_holds_the_float_model_that_it_came_from(runs):
     a, b = load_model(source, "float", CPU).state_dict(), load_model(quantized, "float", CPU).state_dict()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_quantized_run_starts_with_the_float_stacks_norms_folded_into_its_weights(runs, tmp_path):
+    source, _ = runs
+    config = qat_config(source, 1)
+    still = quantized_run(source, tmp_path / "still", replace(config, train=replace(config.train, lr=0.0)))
+    train_run(still, CPU, init=source)
+    found = quantized_stack(load_model(still, "qat", CPU)).state_dict()
+    stack = load_model(source, "float", CPU).abstract.stack
+    scales = torch.cat([module.scale() for module in stack.modules() if isinstance(module, FoldableNorm)])
+    assert (scales - 1).abs().max() > 0.05
+    for name, value in QuantizedStack(stack).state_dict().items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
 
 
 def test_every_layer_of_the_qat_forward_equals_the_reference(runs):
