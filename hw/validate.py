@@ -54,7 +54,7 @@ def layer_problems(layer: Conv | Dense, largest: int = 1) -> Iterator[str]:
     if not -8 <= layer.weight_exp <= 7:
         yield f"weight_exp is {layer.weight_exp}, Loihi holds -8..7; rescale the layer (Loihi 1, nengo-loihi)"
     fan_in = int(rows.max())
-    if fan_in << max(layer.weight_exp, 0) >= loihi.STATE_LIMIT:
+    if fan_in << min(max(layer.weight_exp, 0), 7) >= loihi.STATE_LIMIT:  # a larger one is refused above
         yield (
             f"the largest sum of |weight * input| of one neuron is {fan_in}, its input must stay below 2**23; "
             "use fewer inputs or weight bits (24-bit states, lava-nc)"

@@ -263,7 +263,7 @@ class _Link:
     def _await(self, kind: Kind, request: _Request | None = None) -> Message | None:
         """The message of this kind and our sequence; None for a request that is late or unwanted."""
         assert self.socket is not None
-        pinged = time.monotonic()
+        begin = pinged = time.monotonic()
         while True:
             now = time.monotonic()
             self.owner.drop_late()
@@ -272,6 +272,8 @@ class _Link:
             if request is not None and (now > request.end or request.future.done()):
                 request.settle(self.owner.too_late())
                 return None
+            if request is None and now - begin > self.owner.patience.deadline:
+                raise _LostError(f"answers, but gave no {kind.name} within {self.owner.patience.deadline:g} s")
             if now - self.heard > self.owner.patience.silence:
                 raise _LostError(f"no answer for {self.owner.patience.silence:g} s")
             if now - pinged > self.owner.patience.silence / 3:

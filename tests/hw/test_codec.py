@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from hypothesis.extra import numpy as hnp
 
 from hw import UserError
 from hw.bridge.codec import HEADER, HEADER_BYTES, Coding, FrameError, Kind, Message, decode
+from hw.bridge.messages import open_message, program_from, result_from, result_message, run_from, run_message
+from hw.simulate import open_backend
+from hw.validate import validate
+from tests.hw.peers import program
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=6, min_side=0, max_side=5)
 ARRAYS = st.one_of(
@@ -140,23 +145,49 @@ def mutated(frame: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+def conversation() -> list[Message]:
+    """One message of each kind that holds arrays, of a real run."""
+    spikes = np.random.default_rng(0).integers(0, 2, (4, 3, 9), dtype=np.uint8)
+    result = open_backend("reference", program()).run(spikes, layers=True, states=True, state={})
+    run = run_message(spikes, result.state, layers=True, states=True, session=7, sequence=3)
+    text = Message(kind=Kind.ERROR, session=7, sequence=3, values=(b"text", np.arange(40), np.eye(50, dtype=np.uint8)))
+    return [open_message(program(), 7), run, result_message(result, run), text]
+
+
+def take(message: Message) -> None:
+    """What its receiver does with it."""
+    if message.kind == Kind.OPEN:
+        validate(program_from(message))
+    elif message.kind == Kind.RUN:
+        open_backend("reference", program()).run(*run_from(message, program())[:1], state={})
+    elif message.kind == Kind.RESULT:
+        result_from(message, program(), 4, 3)
+
+
 def fuzz(count: int) -> None:
     rng = np.random.default_rng(0)
-    sources = [
-        Message(kind=Kind.RUN, session=7, sequence=3, values=(value,)).encode()[0]
-        for value in (np.eye(50, dtype=np.uint8), np.ones((4, 9), np.uint8), np.arange(40), b"text")
-    ]
-    refused = 0
+    sources = conversation()
+    refused = whole = 0
     for i in range(count):
-        frame = mutated(sources[i % len(sources)], rng)
+        source = sources[i % len(sources)]
+        if isinstance(text := source.values[0], bytes) and rng.random() < 0.5:  # whole frames around another text
+            source = replace(source, values=(mutated(text, rng), *source.values[1:]))
+            frames = source.encode()
+        else:
+            frames = source.encode()
+            at = int(rng.integers(0, len(frames)))
+            frames[at] = mutated(frames[at], rng)
         try:
-            message = decode([frame])
-        except FrameError as error:
-            refused += "\n" not in str(error)
-        else:  # another frame of ours, made whole by its new checksum: it must survive a round trip
-            again = decode(message.encode())
+            message = decode(frames)
+            again = decode(message.encode())  # what passes for ours must survive a round trip
             assert all(np.array_equal(a, b) for a, b in zip(again.values, message.values, strict=True))
-    assert refused > 0.5 * count
+            take(message)
+        except UserError as error:
+            refused += "\n" not in str(error)
+        else:
+            whole += 1
+    assert refused + whole == count
+    assert refused > whole > 0.1 * count
 
 
 def test_mutated_frames_are_refused_or_whole():

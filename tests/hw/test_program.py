@@ -67,6 +67,7 @@ def test_a_good_program_has_no_problems_and_the_shapes_of_its_layers() -> None:
         ({"weight_int": np.array([[-258, 0], [0, 0]])}, "-258", "8 bits", "quantize with bits=8"),
         ({"weight_int": np.zeros((2, 2), int)}, "zero", "netx cannot scale", "drop the layer"),
         ({"weight_exp": 8}, "8", r"-8\.\.7", "rescale"),
+        ({"weight_exp": 10**40}, "1" + "0" * 40, r"-8\.\.7", "rescale"),
         ({"v_th_mant": V_TH_MANT_MAX + 1}, str(V_TH_MANT_MAX + 1), r"0\.\.131071", "rescale"),
         ({"v_th_mant": -1}, "-1", r"0\.\.131071", "rescale"),
         ({"decay_u_int": 0}, "0", r"1\.\.4096", "clamp"),

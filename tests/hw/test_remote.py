@@ -160,6 +160,31 @@ def test_a_peer_of_ours_that_sends_broken_results_ends_in_a_typed_error_by_the_d
     context.term()
 
 
+def test_a_worker_that_answers_but_never_takes_the_program_is_asked_anew():
+    """What the wire lost is not waited for: the first OPEN stays without an answer, heartbeats do not."""
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.linger = 0
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    opened: list[int] = []
+    begin = time.monotonic()
+    with RemoteBackend(program(), [f"tcp://127.0.0.1:{port}"], patience=Patience(deadline=0.6, silence=0.3)):
+        while len(opened) < 2:
+            assert time.monotonic() - begin < 10
+            if not router.poll(100):
+                continue
+            client, *frames = router.recv_multipart()
+            message = decode(frames)
+            if message.kind == Kind.PING:
+                pong = Message(kind=Kind.PONG, session=message.session, sequence=message.sequence)
+                router.send_multipart([client, *pong.encode()])
+            elif message.kind == Kind.OPEN:
+                opened.append(message.session)
+    assert opened[0] != opened[1]
+    router.close()
+    context.term()
+
+
 def raw(address: str) -> tuple[zmq.Context, zmq.Socket]:
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
