@@ -7,6 +7,9 @@ models: spikes, u and v are the reference's, every one.
 Inside, grids are channels last, so that the weights of one spike and the neurons that hear it lie side by side.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import gcd, prod
 from threading import Lock
 
@@ -17,6 +20,8 @@ from hw.program import Conv, Dense, Flatten, Recurrent, Shape, SpikingProgram
 from hw.simulate.base import LayerState, Result, State, check_spikes, check_state, initial_state
 from hw.simulate.kernels import WIDTH, run_conv, run_dense
 from hw.validate import validate
+
+_TURN = Lock()
 
 
 def _last_to_first(x: np.ndarray, shape: Shape) -> np.ndarray:
@@ -143,12 +148,22 @@ class _Compiled:
         return s, us, vs, LayerState(*(value.astype(np.int64) for value in (u, v, waiting, last)))
 
 
+@contextmanager
+def _threads() -> Iterator[None]:
+    """numba's threads: one caller at a time, and torch keeps its own number, which numba's OpenMP layer overwrites."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    with _TURN:
+        yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 class EventsBackend:
     """The kernels behind the interface that all backends share. The first run of a process compiles them, or loads them
     from numba's cache."""
 
     name = "events"
-    _turn = Lock()  # numba's threads serve one caller at a time
 
     def __init__(self, program: SpikingProgram) -> None:
         self.program = validate(program)
@@ -175,7 +190,7 @@ class EventsBackend:
         for compiled in self.layers:
             name, shape = compiled.layer.name, compiled.shape
             before = state.get(name) or initial_state(compiled.layer, samples, shape) if state is not None else None
-            with self._turn:
+            with _threads():
                 x, u, v, after[name] = compiled.run(x, before, states)
             if layers:
                 kept[name] = outside(x, shape)

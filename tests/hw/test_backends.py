@@ -4,10 +4,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw import BackendError, Dense, Recurrent, SpikingProgram, UserError
+from hw.bench import dense_program
 from hw.simulate import Result, open_backend
 from tests.hw.strategies import cases
 
@@ -92,6 +94,18 @@ def test_a_recurrent_layer_hears_its_last_spikes_and_a_delay_holds_them_back(nam
         program = SpikingProgram(input_shape=(1,), steps=4, layers=(layer,))
         spikes = np.array([1, 0, 0, 0]).reshape(4, 1, 1)
         assert open_backend(name, program).run(spikes).output[:, 0].tolist() == expected
+
+
+def test_events_leave_torch_its_number_of_threads():
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            program = dense_program((6, 4), 3)
+            open_backend("events", program).run(np.ones((3, 8, 6), np.uint8))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ["reference", *FAST])
