@@ -15,7 +15,7 @@ from ashnets.stack import SpikingLayer, SpikingStack
 from hw.errors import UserError
 from quantize.exact import exact_synapse
 from quantize.integer_lif import IntegerLIFParams, integer_cuba_lif, quantize_params
-from quantize.quantizers import WEIGHT_QUANTIZERS
+from quantize.quantizers import WeightQuantizer, quantizers_of
 
 
 class LayerIntegers(NamedTuple):
@@ -33,10 +33,10 @@ class QuantizedLayer(nn.Module):
     there.
     """
 
-    def __init__(self, name: str, layer: SpikingLayer, quantizer: str) -> None:
+    def __init__(self, name: str, layer: SpikingLayer, quantizer: WeightQuantizer) -> None:
         super().__init__()
-        self.name, self.neuron = name, deepcopy(layer.neuron)
-        quant = WEIGHT_QUANTIZERS[quantizer]
+        self.name, self.quantizer, self.neuron = name, quantizer, deepcopy(layer.neuron)
+        quant = quantizer.brevitas()
         synapse = layer.synapse
         if isinstance(synapse, nn.Conv2d):
             keys = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
@@ -46,16 +46,19 @@ class QuantizedLayer(nn.Module):
             self.synapse = QuantLinear(synapse.in_features, synapse.out_features, bias=False, weight_quant=quant)
         with torch.no_grad():
             self.synapse.weight.copy_(folded_weight(layer))
+        quantizer.start(self.synapse)
 
     def weight(self) -> tuple[Tensor, Tensor]:
         """(weight_int, whole numbers in float32 with Brevitas' straight-through gradient; scale, a power of two)."""
-        if not self.synapse.weight.detach().any():
-            raise UserError(
-                f"layer '{self.name}': all weights are zero, so that they have no scale; train longer or drop the layer"
-            )
         quantized = self.synapse.quant_weight()
-        scale = quantized.scale.detach()
-        return quantized.value / scale, scale
+        scale = quantized.scale.detach() / self.quantizer.holds.step
+        weight_int = quantized.value / scale
+        if not weight_int.detach().any():
+            raise UserError(
+                f"layer '{self.name}': all weights are zero as {self.quantizer}, which the chip cannot hold; train "
+                "longer, take more bits or drop the layer"
+            )
+        return weight_int, scale
 
     @torch.no_grad()
     def integers(self) -> LayerIntegers:
@@ -79,17 +82,20 @@ def folded_weight(layer: SpikingLayer) -> Tensor:
 class QuantizedStack(nn.Module):
     """The stand-in of `SpikingStack` whose spikes are the chip's, every one; layers have the same names.
 
+    quantizer: one for all layers, or some by name, see `quantize.quantizers.quantizers_of`.
     chip: takes the forward pass over, to train for a chip that is not perfect (`quantize.loop.ChipInTheLoop`).
     """
 
     def __init__(self, stack: SpikingStack, quantizer: str = "int8") -> None:
         super().__init__()
         self.input_shape, self.output_shape, self.steps = stack.input_shape, stack.output_shape, stack.steps
+        layers = dict(stack.layers.named_children())
+        quantizers = quantizers_of(quantizer, [name for name, x in layers.items() if isinstance(x, SpikingLayer)])
         self.chip: Callable[[QuantizedStack, Tensor], Tensor] | None = None
         self.layers = nn.Sequential(
             OrderedDict(
-                (name, QuantizedLayer(name, layer, quantizer) if isinstance(layer, SpikingLayer) else nn.Flatten(2))
-                for name, layer in stack.layers.named_children()
+                (name, QuantizedLayer(name, x, quantizers[name]) if isinstance(x, SpikingLayer) else nn.Flatten(2))
+                for name, x in layers.items()
             )
         )
 

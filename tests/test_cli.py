@@ -11,6 +11,7 @@ import torch
 
 from ashnets.cli import COMMANDS, main
 from tests.conftest import micro_config
+from train.run import open_run, run_program
 from train.stages import new_run, qat_config, quantized_run, train_run
 
 CPU = torch.device("cpu")
@@ -119,6 +120,23 @@ def test_a_place_that_cannot_be_written(capsys, few_records, tmp_path):
 
 def test_a_quantized_run_is_not_quantized_again(capsys, runs):
     assert "is quantized already" in refused(capsys, "quantize", runs[1].folder)
+
+
+def test_layers_are_quantized_by_name_and_their_errors_told(capsys, runs, tmp_path):
+    source, out = runs[0].folder, tmp_path / "mixed"
+    for spec in ("conv9=int4,*=int8", "conv1=int4", "int5"):
+        assert f"quantizer '{spec}'" in refused(capsys, "quantize", source, "--quantizer", spec, "--out", out)
+        assert not out.exists()
+    spec = "conv1=4,conv2=ternary:trained,*=int8"
+    command = ["quantize", str(source), "--quantizer", spec, "--steps", "2", "--out", str(out), "--json"]
+    assert main(command) == 0
+    layers = {layer["name"]: layer for layer in last_json(capsys)["layers"]}
+    assert [layer["quantizer"] for layer in layers.values()] == ["int4", "ternary:trained", "int8"]
+    assert layers["dense1"]["sqnr"] > layers["conv1"]["sqnr"] > layers["conv2"]["sqnr"]
+    held = {layer.name: int(abs(layer.weight_int).max()) for layer in run_program(open_run(out)).synaptic}
+    assert held["conv1"] <= 8
+    assert held["conv2"] == 1
+    assert held["dense1"] > 63
 
 
 def test_an_unknown_objective_and_data_set(capsys, tmp_path, few_records):

@@ -58,7 +58,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """quantizer: None for a float run, else a name of `quantize.quantizers.WEIGHT_QUANTIZERS`; then only the stack is
+    """quantizer: None for a float run, else as in `quantize.quantizers.quantizers_of`; then only the stack is
     trained. chip: the backend that the forward pass of a quantized run's training is taken from, None for torch."""
 
     model: ModelConfig = field(default_factory=tiny)

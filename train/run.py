@@ -100,8 +100,10 @@ class Bundle(nn.Module):
             raise TypeError(f"only a float SpikingStack can be quantized, found {type(stack).__name__}")
         stack = QuantizedStack(stack, quantizer)
         self.model.abstract.stack = stack
+        trained = [p for p in stack.parameters() if p.requires_grad]
         self.requires_grad_(False)
-        stack.requires_grad_(True)
+        for p in trained:
+            p.requires_grad_(True)
 
 
 def fill(module: nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:

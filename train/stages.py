@@ -14,6 +14,7 @@ from hw.errors import UserError
 from hw.program_file import save_program
 from hw.simulate import check_backend
 from quantize import lower
+from quantize.errors import refuse_crushed
 from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load
@@ -84,6 +85,7 @@ def starting_weights(run: Run, init: Run) -> dict[str, torch.Tensor]:
     bundle = Bundle(init.config, len(init.answers))
     fill(bundle, weights, best.folder)
     bundle.quantize(run.config.quantizer)
+    refuse_crushed(quantized_stack(bundle.model))
     return bundle.state_dict()
 
 
@@ -93,6 +95,7 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
         raise UserError(f"{source.folder}: is quantized already; pass the float run that it came from")
     if config.quantizer is None:
         raise UserError("a quantized run needs a quantizer, for example --quantizer int8")
+    Bundle(config, len(source.answers))  # refuses a quantizer that does not fit the layers, before anything is written
     weights = {
         k.removeprefix("model."): v
         for k, v in best_checkpoint(source.folder).evaluated_weights().items()
@@ -101,12 +104,12 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
     return create_run(folder, config, source.codec, source.answers, source.data, float_weights=weights)
 
 
-def qat_config(source: Run, steps: int | None = None) -> RunConfig:
-    """The default config of `source`'s quantized run."""
+def qat_config(source: Run, steps: int | None = None, quantizer: str = "int8") -> RunConfig:
+    """The config of `source`'s quantized run. quantizer: as in `quantize.quantizers.quantizers_of`."""
     recipe = qat_recipe(source.config.train)
     if steps is not None:
         recipe = replace(recipe, steps=steps, save_every=max(1, steps))
-    return replace(source.config, train=recipe, quantizer="int8")
+    return replace(source.config, train=recipe, quantizer=quantizer)
 
 
 def tuned_run(source: Run, folder: Path, chip: str, steps: int | None = None) -> Run:

@@ -79,10 +79,13 @@ def quantize(
     device: Device = "auto",
     json: bool = False,
 ) -> int:
-    """Quantize the spiking stack of the run SOURCE (QAT), and write its integer program. Into SOURCE-int8 unless
+    """Quantize the spiking stack of the run SOURCE (QAT), and write its integer program. Into SOURCE-QUANTIZER unless
     --out is given.
 
     steps: QAT steps; by default a sixth of the training's. With --resume, SOURCE is an interrupted quantized run.
+
+    quantizer: int8, even8, int6, int4, int3, int2 or ternary for all layers, or LAYER=NAME,... with *=NAME for those
+    not named. A name may say how its scale, a power of two, is found: int4:max, int4:mse, int4:trained.
     """
     from train.run import open_run
     from train.stages import qat_config, quantized_run
@@ -90,8 +93,9 @@ def quantize(
     if resume:
         return _resume(source, device, json)
     start = open_run(source)
-    folder = out or source.with_name(f"{source.name}-{quantizer}")
-    made = quantized_run(start, folder, replace(qat_config(start, steps), quantizer=quantizer))
+    suffix = "mixed" if "=" in quantizer else quantizer.replace(":", "-")
+    folder = out or source.with_name(f"{source.name}-{suffix}")
+    made = quantized_run(start, folder, qat_config(start, steps, quantizer))
     return _train(made, device, json, init=start, next_step=f"ashnets simulate {folder} --verify")
 
 
@@ -156,9 +160,10 @@ def evaluate(
 
 
 def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: str) -> int:
+    from quantize.errors import error_table, stack_errors
     from train.checkpoint import newest_checkpoint
     from train.progress import training_progress
-    from train.run import choose_device
+    from train.run import choose_device, load_model, quantized_stack
     from train.stages import train_run
 
     with training_progress(run.folder.name) as progress:
@@ -167,7 +172,12 @@ def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: st
     assert newest is not None  # train_run has written one
     best = next(entry for entry in newest.history if entry["step"] == newest.best_step)
     print(f"wrote {run.folder}: {newest.step} steps, best at step {newest.best_step} (validation {best['score']:.2f})")
-    return done({"run": str(run.folder), "steps": newest.step, "best": best}, json, f"next: {next_step}")
+    figures = {"run": str(run.folder), "steps": newest.step, "best": best}
+    if run.quantized:
+        errors = stack_errors(quantized_stack(load_model(run, "qat", choose_device("cpu"))))
+        print(error_table(errors))
+        figures["layers"] = [found.as_dict() for found in errors]
+    return done(figures, json, f"next: {next_step}")
 
 
 def _resume(folder: Path, device: str, json: bool) -> int:

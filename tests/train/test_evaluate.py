@@ -13,7 +13,7 @@ from quantize import QuantizedStack
 from tests.conftest import micro_config
 from train.evaluate import Ranking, evaluate_retrieval, evaluate_vqa, image_batches, pixels_of
 from train.joints import simulate_run, verify_run
-from train.run import load_model, quantized_stack
+from train.run import Bundle, load_model, quantized_stack
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
 from train.views import VIEWS, views
 
@@ -55,6 +55,14 @@ def test_a_quantized_run_starts_with_the_float_stacks_norms_folded_into_its_weig
     assert (scales - 1).abs().max() > 0.05
     for name, value in QuantizedStack(stack).state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_only_the_stack_is_trained_and_of_its_scales_those_that_are_to_be():
+    config = replace(micro_config(steps=1), quantizer="conv1=int4:mse,conv2=int4:trained,*=int8")
+    trained = {name for name, p in Bundle(config, 3).named_parameters() if p.requires_grad}
+    assert all(name.startswith("model.abstract.stack.layers.") for name in trained)
+    assert [name.split(".")[4] for name in sorted(trained) if "scaling_impl" in name] == ["conv2"]
+    assert {name.split(".")[4] for name in trained if name.endswith("synapse.weight")} == {"conv1", "conv2", "dense1"}
 
 
 def test_every_layer_of_the_qat_forward_equals_the_reference(runs):
