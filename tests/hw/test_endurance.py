@@ -170,7 +170,8 @@ def test_connections_replayed(guarded, tmp_path):
                     continue
                 except OSError:
                     break  # thrown out
-        assert b"READY" not in received  # the end of a handshake that was believed
+        assert b"WELCOME" in received  # the handshake began
+        assert b"READY" not in received  # and did not end
         assert not guarded.sessions
 
 
