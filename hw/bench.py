@@ -25,7 +25,7 @@ from hw.energy import count
 from hw.errors import BackendError
 from hw.lava.backend import LavaBackend
 from hw.program import Conv, Dense, Flatten, SpikingProgram
-from hw.simulate import Backend, open_backend
+from hw.simulate import open_backend
 
 SIMULATORS = ("reference", "events", "batched")
 _DECAYS: dict[str, Any] = {"decay_u_int": np.array(1024), "decay_v_int": np.array(512)}
@@ -105,11 +105,7 @@ def measure(case: Case, seconds: float = 1.0) -> dict[str, float | str | int]:
         "lava_start_seconds": lava.seconds["start"],
     }
     for name in SIMULATORS:
-        backend = open_backend(name, case.program)
-        found = backend.run(spikes).output  # also compiles
-        if not np.array_equal(found, truth):
-            raise BackendError(f"{case.name}: {int((found != truth).sum())} spikes of '{name}' differ from Lava's")
-        us = us_per_step(backend, spikes, seconds)
+        us = us_per_step(name, case, spikes, truth, "Lava's", seconds)
         row |= {f"{name}_us": us, f"{name}_times_lava": lava_us / us}
     least = (
         least_bytes(case.program, spikes)
@@ -119,9 +115,14 @@ def measure(case: Case, seconds: float = 1.0) -> dict[str, float | str | int]:
     return row | {"events_limit_us": 1e6 * least, "events_share_of_limit": 1e6 * least / float(row["events_us"])}
 
 
-def us_per_step(backend: Backend, spikes: np.ndarray, seconds: float) -> float:
-    """us per sample and step, of a backend that has run before."""
-    return 1e6 * best_seconds(lambda: backend.run(spikes), seconds) / (spikes.shape[0] * spikes.shape[1])
+def us_per_step(name: str, case: Case, spikes: np.ndarray, truth: np.ndarray, whose: str, seconds: float) -> float:
+    """us per sample and step of a backend whose output is `truth`, and `BackendError` where it is not. whose: the
+    truth's owner, in words."""
+    backend = open_backend(name, case.program)
+    found = backend.run(spikes).output  # also compiles
+    if not np.array_equal(found, truth):
+        raise BackendError(f"{case.name}: {int((found != truth).sum())} spikes of '{name}' differ from {whose}")
+    return 1e6 * best_seconds(lambda: backend.run(spikes), seconds) / case.sample_steps
 
 
 def least_bytes(program: SpikingProgram, spikes: np.ndarray) -> int:

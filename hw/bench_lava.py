@@ -10,6 +10,7 @@ from hw.artifact import write_json
 from hw.bench import Case
 from hw.errors import BackendError
 from hw.lava.backend import LavaBackend, for_netx, run_job
+from hw.netx_file import write_net
 from hw.program import SpikingProgram
 
 SECONDS_PER_NETWORK = 60.0  # before the usual way is given up
@@ -35,11 +36,10 @@ def end_to_end(program: SpikingProgram, samples: int) -> dict[str, float | int]:
 
 
 def _one_network_each(program: SpikingProgram, spikes: np.ndarray) -> tuple[np.ndarray, float]:
-    backend = LavaBackend(program)
     shaped = for_netx(program)
     with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as name:
         folder = Path(name)
-        (folder / "network.net").write_bytes(backend.net)
+        write_net(shaped, folder / "network.net")
         np.save(folder / "input.npy", spikes.reshape(*spikes.shape[:2], *shaped.input_shape))
         write_json(folder / "job.json", {"input_shape": shaped.input_shape, "layers": len(program.synaptic)})
         begin = time.perf_counter()

@@ -20,7 +20,7 @@ from train.config import RunConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load
 from train.evaluate import Ranking
 from train.loop import Report, Trainer
-from train.run import Bundle, Run, create_run, fill, fill_from_best, quantized_stack
+from train.run import Bundle, Run, create_run, fill_from_best, quantized_stack
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +78,17 @@ def train_run(run: Run, device: torch.device, report: Report | None = None, init
 
 def starting_weights(run: Run, init: Run) -> dict[str, torch.Tensor]:
     """The best weights of `init`; its norms folded and its stack quantized where `run` is quantized and `init` not."""
-    best = best_checkpoint(init.folder)
-    weights = best.evaluated_weights()
-    if run.config.quantizer is None or init.quantized:
-        return weights
-    bundle = Bundle(init.config, len(init.answers))
-    fill(bundle, weights, best.folder)
-    bundle.quantize(run.config.quantizer)
+    if run.config.quantizer is not None and not init.quantized:
+        return quantized_weights(init, run.config.quantizer)
+    return best_checkpoint(init.folder).evaluated_weights()
+
+
+def quantized_weights(source: Run, quantizer: str) -> dict[str, torch.Tensor]:
+    """The best weights of the float run `source`, its norms folded and its stack quantized. `UserError` where the
+    quantizer does not fit its layers, or leaves nothing of one."""
+    bundle = Bundle(source.config, len(source.answers))
+    fill_from_best(bundle, source)
+    bundle.quantize(quantizer)
     refuse_crushed(quantized_stack(bundle.model))
     return bundle.state_dict()
 
@@ -95,7 +99,7 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
         raise UserError(f"{source.folder}: is quantized already; pass the float run that it came from")
     if config.quantizer is None:
         raise UserError("a quantized run needs a quantizer, for example --quantizer int8")
-    Bundle(config, len(source.answers))  # refuses a quantizer that does not fit the layers, before anything is written
+    quantized_weights(source, config.quantizer)  # refuses before anything is written
     weights = {
         k.removeprefix("model."): v
         for k, v in best_checkpoint(source.folder).evaluated_weights().items()

@@ -185,7 +185,12 @@ def _bench_lava(program: Any, samples: int, json: bool) -> int:
 
 def _bench_simulate(program: Any, out: Path | None, json: bool) -> int:
     from hw.bench import cases, measure
+    from hw.bench_growth import growth
+    from train.report.bench import write_bench_page
+    from train.report.page import check_place
 
+    if out is not None:
+        check_place(out, "bench.html")
     rows = []
     for case in cases(program):
         rows.append(row := measure(case))
@@ -197,9 +202,6 @@ def _bench_simulate(program: Any, out: Path | None, json: bool) -> int:
         )
     if out is None:
         return done({"bench": "simulate", "rows": rows}, json)
-    from hw.bench_growth import growth
-    from train.report.bench import write_bench_page
-
     grown = growth()
     write_bench_page(rows, grown, out)
     sweeps = [{"name": g.sweep.name, "what": g.sweep.what, "values": g.sweep.values, "us": g.us} for g in grown]

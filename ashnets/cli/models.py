@@ -1,6 +1,6 @@
 """Commands that make and judge models: demo, train, finetune, quantize, tune, evaluate."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -160,9 +160,10 @@ def evaluate(
 
 
 def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: str) -> int:
-    from quantize.errors import error_table, stack_errors
+    from quantize.errors import stack_errors
     from train.checkpoint import newest_checkpoint
     from train.progress import training_progress
+    from train.report.terminal import error_table
     from train.run import choose_device, load_model, quantized_stack
     from train.stages import train_run
 
@@ -176,7 +177,7 @@ def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: st
     if run.quantized:
         errors = stack_errors(quantized_stack(load_model(run, "qat", choose_device("cpu"))))
         print(error_table(errors))
-        figures["layers"] = [found.as_dict() for found in errors]
+        figures["layers"] = [asdict(found) for found in errors]
     return done(figures, json, f"next: {next_step}")
 
 

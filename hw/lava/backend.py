@@ -72,7 +72,7 @@ class LavaBackend:
         self.deadline = deadline
         self.seconds: dict[str, float] = {}  # of the last run: "start", and "steps", all but the first
         with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as folder:
-            self.net = write_net(for_netx(program), Path(folder) / "network.net").read_bytes()
+            self._net = write_net(for_netx(program), Path(folder) / "network.net").read_bytes()
         require_lava()
 
     def run(
@@ -99,7 +99,7 @@ class LavaBackend:
             folder = Path(name)
             rows = pack_stream(spikes, extra=len(program.synaptic))
             np.save(folder / "input.npy", rows)
-            (folder / "network.net").write_bytes(self.net)
+            (folder / "network.net").write_bytes(self._net)
             write_json(
                 folder / "job.json",
                 {

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hw import Dense, SpikingProgram
+from hw.bridge.remote import BridgeTimeoutError, RemoteBackend
 
 ROOT = Path(__file__).parents[2]
 NO_TORCH = "import sys; sys.modules['torch'] = None; from hw.bridge.worker import main; sys.exit(main())"
@@ -116,6 +117,14 @@ def program(steps: int = 4) -> SpikingProgram:
 
 def spikes(samples: int, steps: int = 4) -> np.ndarray:
     return np.random.default_rng(samples).integers(0, 2, (steps, samples, 9), dtype=np.uint8)
+
+
+def answers(remote: RemoteBackend, given: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether it gives `truth` within its deadline."""
+    try:
+        return np.array_equal(remote.run(given).output, truth)
+    except BridgeTimeoutError:
+        return False
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -21,7 +21,7 @@ from hw.bridge.messages import open_message, run_message
 from hw.bridge.remote import BridgeTimeoutError, Patience, RemoteBackend
 from hw.bridge.worker import Worker
 from hw.simulate import open_backend
-from tests.hw.peers import program, spikes, until, wire, worker
+from tests.hw.peers import answers, program, spikes, until, wire, worker
 from tests.hw.test_remote import ask, raw
 
 FAULTS = int(os.environ.get("ASHNETS_FAULTS", "100"))
@@ -44,21 +44,15 @@ def _nothing_is_left() -> Iterator[None]:
     until(lambda: held() <= before)
 
 
-def assert_timely(remote: RemoteBackend) -> None:
+def assert_timely(remote: RemoteBackend, given: np.ndarray) -> None:
     begin = time.monotonic()
     with pytest.raises(BridgeTimeoutError):
-        remote.run(spikes(3))
+        remote.run(given)
     assert time.monotonic() - begin < DEADLINE + 1
 
 
 def goes_on(remote: RemoteBackend) -> None:
-    def answers() -> bool:
-        try:
-            return np.array_equal(remote.run(spikes(3)).output, TRUTH)
-        except BridgeTimeoutError:
-            return False
-
-    until(answers)
+    until(lambda: answers(remote, spikes(3), TRUTH))
 
 
 def test_workers_killed(tmp_path):
@@ -68,7 +62,7 @@ def test_workers_killed(tmp_path):
             with worker(address) as process:
                 goes_on(remote)
                 process.signal(signal.SIGKILL)
-                assert_timely(remote)
+                assert_timely(remote, spikes(3))
 
 
 def test_workers_stopped(tmp_path):
@@ -77,7 +71,7 @@ def test_workers_stopped(tmp_path):
         for _ in range(FAULTS):
             goes_on(remote)
             process.signal(signal.SIGSTOP)
-            assert_timely(remote)
+            assert_timely(remote, spikes(3))
             process.signal(signal.SIGCONT)
         goes_on(remote)
 
@@ -89,18 +83,8 @@ def test_workers_too_slow():
     with worker() as process, RemoteBackend(program(steps), [process.address], patience=PATIENCE) as remote:
         truth = open_backend("reference", program(steps)).run(spikes(3, steps)).output
         for _ in range(FAULTS):
-            begin = time.monotonic()
-            with pytest.raises(BridgeTimeoutError):
-                remote.run(heavy)
-            assert time.monotonic() - begin < DEADLINE + 1
-
-            def answers() -> bool:
-                try:
-                    return np.array_equal(remote.run(spikes(3, steps)).output, truth)
-                except BridgeTimeoutError:
-                    return False
-
-            until(answers, 30)
+            assert_timely(remote, heavy)
+            until(lambda: answers(remote, spikes(3, steps), truth), 30)
 
 
 def test_answers_cut_anywhere():
@@ -110,7 +94,7 @@ def test_answers_cut_anywhere():
         for _ in range(FAULTS):
             with wire(process.address) as line, RemoteBackend(program(), [line.address], patience=PATIENCE) as remote:
                 line.limit = rng.randrange(300)
-                assert_timely(remote)
+                assert_timely(remote, spikes(3))
                 line.limit = None
                 goes_on(remote)
 
@@ -142,7 +126,7 @@ def test_strangers(which, guarded, tmp_path):
     for _ in range(FAULTS):
         patience = Patience(deadline=0.3, silence=0.2)
         with RemoteBackend(program(), [guarded.address], keys=stranger, patience=patience) as remote:
-            assert_timely(remote)
+            assert_timely(remote, spikes(3))
         assert not guarded.sessions
     with RemoteBackend(program(), [guarded.address], keys=ours, patience=PATIENCE) as remote:
         goes_on(remote)

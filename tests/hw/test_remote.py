@@ -19,7 +19,7 @@ from hw.bridge.keys import check_address, load_keys, make_keys
 from hw.bridge.messages import open_message, run_message
 from hw.bridge.remote import BridgeTimeoutError, Patience, RemoteBackend
 from hw.simulate import open_backend
-from tests.hw.peers import Process, program, spikes, until, worker
+from tests.hw.peers import Process, answers, program, spikes, until, worker
 from tests.hw.strategies import cases
 from tests.hw.test_backends import assert_same
 
@@ -103,17 +103,10 @@ def test_a_worker_that_is_gone_ends_in_a_typed_error_by_the_deadline_and_work_go
         assert 1.4 < time.monotonic() - begin < 2.5
         if number == signal.SIGSTOP:
             process.signal(signal.SIGCONT)
-            until(lambda: remote_answers(remote, truth))
+            until(lambda: answers(remote, spikes(3), truth))
         else:
             with worker(address):
-                until(lambda: remote_answers(remote, truth))
-
-
-def remote_answers(remote: RemoteBackend, truth: np.ndarray) -> bool:
-    try:
-        return np.array_equal(remote.run(spikes(3)).output, truth)
-    except BridgeTimeoutError:
-        return False
+                until(lambda: answers(remote, spikes(3), truth))
 
 
 @pytest.mark.parametrize("answer", [b"", b"half a frame", os.urandom(200), b"\xff\0\0\0\0\0\0\0\1\x7f"])

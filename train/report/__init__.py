@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from hw.artifact import staged_file
-from hw.errors import UserError
-from train.report.page import page
+from train.report.page import check_place, page, save
 from train.report.story import Story
 
 __all__ = ["Story", "write_report"]
@@ -12,9 +10,6 @@ __all__ = ["Story", "write_report"]
 
 def write_report(story: Story, path: Path) -> Path:
     """Write the report to `path`, whole or not at all, and return `path`."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give the path of a file, for example {path / 'report.html'}")
-    text = page(story)
-    with staged_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    check_place(path, "report.html")
+    save(page(story), path)
     return path

@@ -5,13 +5,11 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hw.artifact import staged_file
 from hw.bench import SIMULATORS
 from hw.bench_growth import Growth
-from hw.errors import UserError
 from train.report.figures import Curve, curves
 from train.report.markup import Markup, el, percent, table
-from train.report.page import document
+from train.report.page import document, save
 from train.report.section import Section
 
 Row = Mapping[str, float | str | int]
@@ -19,11 +17,7 @@ Row = Mapping[str, float | str | int]
 
 def write_bench_page(rows: Sequence[Row], grown: Sequence[Growth], path: Path) -> None:
     """rows: of `hw.bench.measure`. The page is written whole or not at all."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give the path of a file, for example {path / 'bench.html'}")
-    text = document("Simulators, side by side", _header(), [_speed(rows), _growth(grown)])
-    with staged_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    save(document("Simulators, side by side", _header(), [_speed(rows), _growth(grown)]), path)
 
 
 def _header() -> Markup:
@@ -58,7 +52,6 @@ def _growth(grown: Sequence[Growth]) -> Section:
     for found in grown:
         sweep = found.sweep
         lines = [Curve(name=name, steps=sweep.values, values=values) for name, values in found.us.items()]
-        panel = curves(f"{sweep.name} ({sweep.what})", lines, "\u00b5s", sweep.name, log=True)
-        panels.append(panel)
+        panels.append(curves(f"{sweep.name} ({sweep.what})", lines, "\u00b5s", sweep.name, log=True))
     lead = "Time for one step of one sample while one quantity grows, both on logarithmic scales."
     return Section("growth", "How the cost grows", lead, el("div", panels, class_="panels"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hw.artifact import read_json, staged_file
+from hw.artifact import read_json
 from hw.chips import RESOURCES, Chip
 from hw.energy import NO_LOIHI2
 from hw.errors import UserError
@@ -15,6 +15,8 @@ from hw.resources import Misfit
 from hw.simulate.files import Job, load_job, load_numbers
 from train.report.chip_page import chip_page
 from train.report.chip_story import ChipStory, cores_of, si, span, tell
+from train.report.page import check_place, save
+from train.report.terminal import aligned
 
 
 def chip_job(source: Path, spikes: Path | None, samples: int) -> Job:
@@ -51,12 +53,9 @@ def write_chip_report(name: str, program: SpikingProgram, spikes: np.ndarray, pa
 
     name: what the page calls the network.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give the path of a file, for example {path / 'chip.html'}")
+    check_place(path, "chip.html")
     story = tell(name, program, spikes, chip)
-    text = chip_page(story)
-    with staged_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    save(chip_page(story), path)
     return figures_of(story)
 
 
@@ -121,14 +120,7 @@ def summary(figures: dict[str, Any]) -> str:
         sizes = [f"{layer[key]:,}" for key in ("neurons", "synapses", "input_axons", "output_axons")]
         place = (f"{layer['synapse_bits'] / 8192:,.0f}", str(len(layer["cores"])), f"{100 * layer['rate']:.2f}")
         rows.append((layer["name"], *sizes, *place, *(per_sample(layer[k]) for k in ("spikes", "synops", "messages"))))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = aligned(rows)
     lines += [
         "",
         f"{figures['cores']} cores, {figures['chips']} chip{'s' * (figures['chips'] != 1)} ({figures['chip']})",
