@@ -7,7 +7,6 @@ PYTHON310 ?= 3.10
 UV := .tools/bin/uv
 VENV := .venv
 BIN := $(VENV)/bin
-export UV_LINK_MODE ?= copy
 
 .PHONY: setup demo test test-all lint format lock wheel bench clean
 

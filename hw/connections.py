@@ -10,9 +10,10 @@ e564f66; `docs/tips.rst`), which is the only public one:
   block that it reaches. Pixels under which the same kernel taps lie, and whose first output is in the same span of
   256 positions, share one set of weights.
 - Memory of n weights in a row (`SynapseConfig.bits_per_axon`): every 64 of them take 64 b + 10 bits, rounded up to
-  words of 64. b = 8 weight bits + 6 delay bits in a layer with delays + index bits, which are ceil(log2(largest index
-  + 1)), and at least 6 unless 0. A dense row is kept without indices and with its zeros, or as its nonzero weights
-  with indices, whichever is smaller; a convolution's sets hold nonzero weights with indices.
+  words of 64. b = the layer's weight bits (a weight of 7 bits takes 8) + 6 delay bits in a layer with delays + index
+  bits, which are ceil(log2(largest index + 1)), and at least 6 unless 0. A dense row is kept without indices and with
+  its zeros, or as its nonzero weights with indices, whichever is smaller; a convolution's sets hold nonzero weights
+  with indices.
 
 For a convolution without zeros these are nengo-loihi's own numbers, as its code gives them.
 """
@@ -25,7 +26,6 @@ import numpy as np
 
 from hw.program import Conv, Dense, Flatten, Input, Recurrent, Shape, SpikingProgram
 
-WEIGHT_BITS = 8  # of the widest weight format [nengo-loihi: WEIGHT_BITS_MAP]
 DELAY_BITS = 6  # steps 0..63 [lava-nc]
 WORD_BITS = 64  # of synapse memory [nengo-loihi: bits_per_memunit]
 ROW_SYNAPSES, ROW_BITS = 64, 10  # synapses in one entry, and bits that the entry itself takes [nengo-loihi]
@@ -45,6 +45,11 @@ def row_bits(weights: np.ndarray, bits: int) -> np.ndarray:
 
     full, rest = np.divmod(weights, ROW_SYNAPSES)
     return full * words(np.array(ROW_SYNAPSES)) + np.where(rest > 0, words(rest), 0)
+
+
+def held_bits(weight_bits: int) -> int:
+    """Bits that a weight takes in memory, 1 to 6 or 8 [nengo-loihi: WEIGHT_BITS_MAP]."""
+    return weight_bits + (weight_bits == 7)
 
 
 def index_bits(largest: int) -> int:
@@ -118,11 +123,11 @@ class Links(ABC):
 
 
 class DenseLinks(Links):
-    def __init__(self, source: str | None, shape: Shape, weight: np.ndarray, delays: bool) -> None:
-        """shape: the source's. weight: [out, in]."""
+    def __init__(self, source: str | None, shape: Shape, weight: np.ndarray, bits: int, delays: bool) -> None:
+        """shape: the source's. weight: [out, in]. bits: of one weight."""
         self.source, self.shape, self.macs = source, shape, weight.size
         self.used = weight != 0
-        self.bits = WEIGHT_BITS + DELAY_BITS * delays
+        self.bits = held_bits(bits) + DELAY_BITS * delays
 
     def fan_out(self) -> np.ndarray:
         return self.used.sum(0).reshape(self.shape)
@@ -173,7 +178,9 @@ class ConvLinks(Links):
         largest = spans * BASE_SPAN + (len(channels) - 1) * len(height) * len(width) + extent
         kinds = np.broadcast_arrays(_kinds(rows)[:, None], _kinds(columns), spans)
         _, sets = np.unique(np.stack(kinds).reshape(3, -1), axis=1, return_index=True)
-        bits = row_bits(under.reshape(-1)[sets], WEIGHT_BITS + index_bits(int(largest.max(initial=0)))).sum()
+        bits = row_bits(
+            under.reshape(-1)[sets], held_bits(self.layer.weight_bits) + index_bits(int(largest.max(initial=0)))
+        ).sum()
         heard = HeardPixels(self._heard_channels(channels), heard_rows, heard_columns)
         return Needs(len(rows) * len(columns), int(bits), heard)
 
@@ -200,9 +207,9 @@ def links_of(program: SpikingProgram) -> dict[str, list[Links]]:
             links[layer.name] = [] if isinstance(layer, Input) else [ConvLinks(source, shape, layer)]
         elif isinstance(layer, Dense):
             delays = bool(layer.delay.any())
-            links[layer.name] = [DenseLinks(source, shape, layer.weight_int, delays)]
+            links[layer.name] = [DenseLinks(source, shape, layer.weight_int, layer.weight_bits, delays)]
             if isinstance(layer, Recurrent):
                 own = (layer.channels,)
-                links[layer.name].append(DenseLinks(layer.name, own, layer.weight_rec_int, False))
+                links[layer.name].append(DenseLinks(layer.name, own, layer.weight_rec_int, layer.weight_bits, False))
         source, shape = layer.name, program.shapes[layer.name]
     return links

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hw import loihi
 from hw.errors import UserError
 from hw.loihi import BIAS_MANT_MAX, BIAS_MANT_MIN, DECAY_UNITY, NETX_BIAS_EXP
 
@@ -27,6 +28,8 @@ class Synaptic:
     weight_int: int64, the layer's own shape.    weight_exp: a power of two for the summed input.
     bias_mant: int64 [channels], added to v as `bias_mant << bias_exp`.
     decay_u_int, decay_v_int: int64 [] or [channels], 1..4096.    v_th_mant: int64 [] or [channels], 0..131071.
+    weight_bits: of one weight, as it was quantized.    scale_exp: a weight of 1 stands for 2**scale_exp in the network
+    that it came from. Neither changes a spike.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Synaptic:
     bias_mant: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     bias_exp: int = NETX_BIAS_EXP
     weight_exp: int = 0
+    weight_bits: int = loihi.WEIGHT_BITS_MAX
+    scale_exp: int = 0
 
     def __post_init__(self) -> None:
         for key in ("weight_int", "decay_u_int", "decay_v_int", "v_th_mant", "bias_mant"):

@@ -6,8 +6,6 @@ kernels with a trailing time axis of 1, one-dimensional dense weights, scalar bi
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import h5py
 
 from hw.errors import UserError
+from hw.hdf5 import opened
 from hw.layers import Dense, Flatten, Input, Layer, Shape
 from hw.loihi import BIAS_BITS
 from hw.netx_layers import Entry, as_grid, matrix, read_conv, read_dense, read_input
@@ -42,13 +41,13 @@ def read_net(
     `UserError` names the layer that cannot be held exactly.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path, "a .net file") as file:
         return validate(_program(file, steps, input_shape, first))
 
 
 def first_input(path: Path, first: int = 0) -> tuple[int, int | None]:
     """(rank of one step's input, number of inputs if it is a dense layer's) of a `.net` file from layer `first` on."""
-    with _opened(path) as file:
+    with opened(path, "a .net file") as file:
         for i in range(first, _MAX_LAYERS):
             group = file.get(f"layer/{i}")
             if not isinstance(group, h5py.Group):
@@ -64,24 +63,9 @@ def first_input(path: Path, first: int = 0) -> tuple[int, int | None]:
         raise UserError(f"has no layer with weights from layer {first} on; export it with lava-dl")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """The open file; whatever h5py thinks of it becomes one line."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except UserError as error:
-        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; give the path of a .net file") from error
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a .net file that can be read ({reason}); export it again") from error
-
-
 def examine_net(path: Path) -> list[str]:
     """One line for everything in a `.net` file that keeps it from running as it is meant."""
-    with _opened(path) as file:
+    with opened(path, "a .net file") as file:
         contents = _contents(file, 0)
         fit = [
             f"layer {i} '{layer.name}': {problem}"

@@ -15,6 +15,7 @@ from hw.program import Conv, Dense, Flatten, Input, Layer, Recurrent, SpikingPro
 from hw.validate import validate
 
 KIND = "program"
+_LATER = ("delay", "weight_bits", "scale_exp")  # which older files do not hold
 _LAYERS: dict[str, type[Layer]] = {
     "input": Input,
     "conv": Conv,
@@ -112,7 +113,7 @@ def _layer(entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> Layer:
             values[item.name] = tuple(value)
         elif type(value) is int:
             values[item.name] = value
-        elif item.name != "delay":  # which older files do not hold
+        elif item.name not in _LATER:
             raise KeyError(item.name)
     unknown = set(entry) - {item.name for item in fields(kind)} - {"type"}
     if unknown:

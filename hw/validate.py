@@ -47,6 +47,16 @@ def layer_problems(layer: Conv | Dense, largest: int = 1) -> Iterator[str]:
             f"weights span [{low}, {high}], Loihi holds 8 bits ([-128, 127], or even values in [-256, 254]); "
             "quantize with bits=8 (lava-nc weightutils)"
         )
+    held = 1 << layer.weight_bits - 1 if 1 <= layer.weight_bits <= loihi.WEIGHT_BITS_MAX else 0
+    if not held:
+        yield f"weight_bits is {layer.weight_bits}, Loihi holds 1..{loihi.WEIGHT_BITS_MAX} (lava-nc num_weight_bits)"
+    elif layer.weight_bits < loihi.WEIGHT_BITS_MAX and not -held <= low <= high < held:
+        yield (
+            f"weights span [{low}, {high}], weight_bits={layer.weight_bits} holds [{-held}, {held - 1}]; raise "
+            "weight_bits or quantize anew (ours)"
+        )
+    if not -loihi.SCALE_EXP_LIMIT <= layer.scale_exp <= loihi.SCALE_EXP_LIMIT:
+        yield f"scale_exp is {layer.scale_exp}, float32 holds +-{loihi.SCALE_EXP_LIMIT}; rescale the network (ours)"
     if not weight.any():
         yield "all weights are zero, which netx cannot scale; train longer or drop the layer (lava-dl netx)"
     if layer.weight_exp and isinstance(layer, Conv):

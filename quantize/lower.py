@@ -1,5 +1,6 @@
 """From the quantized stack to the integers that the chip holds."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ def lower(stack: QuantizedStack) -> SpikingProgram:
 
 def _lower_layer(name: str, layer: QuantizedLayer) -> Layer:
     weight_int, neuron = layer.integers()
+    scale = float(layer.weight()[1])
     common: dict[str, Any] = {
         "name": name,
         "weight_int": _numpy(weight_int),
@@ -28,6 +30,8 @@ def _lower_layer(name: str, layer: QuantizedLayer) -> Layer:
         "decay_v_int": _numpy(neuron.decay_v_int),
         "v_th_mant": _numpy(neuron.v_th_mant),
         "bias_mant": _numpy(neuron.bias_mant),
+        "weight_bits": layer.quantizer.holds.chip_bits,
+        "scale_exp": round(math.log2(scale)),
     }
     synapse = layer.synapse
     if isinstance(synapse, nn.Conv2d):

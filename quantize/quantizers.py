@@ -41,6 +41,11 @@ class Format:
         return "max" if self.bits > 4 else "mse"
 
     @property
+    def chip_bits(self) -> int:
+        """Of the chip's integer, which is `step` times Brevitas'."""
+        return self.bits + self.step.bit_length() - 1
+
+    @property
     def lowest(self) -> int:
         return self.narrow - (1 << self.bits - 1)
 

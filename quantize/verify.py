@@ -1,36 +1,71 @@
 """Compare spikes at the joints of the line. The number that counts is *mismatching spikes*, and it is 0 or there is a
 bug."""
 
+import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from ashnets.stack import layer_spikes
-from hw.errors import BackendError
+from hw.errors import BackendError, UserError
+from hw.exchange.export import named
+from hw.exchange.formats import FORMATS, Sample, difference
 from hw.program import SpikingProgram
-from hw.simulate import open_backend
+from hw.simulate import Backend, open_backend
+from quantize.lower import lower
 from quantize.qat import QuantizedStack
 
 Spikes = Mapping[str, np.ndarray]
+FLOAT = "float"
+RUNTIMES: dict[str, int | None] = {
+    FLOAT: None,
+    "qat": None,
+    "reference": None,
+    "events": None,
+    "batched": None,
+    "qcdq": None,
+    "qcdq-scan": None,
+    "nir": None,
+    "netx": None,
+    "qonnx": 64,
+    "lava": 64,
+}
+"""Every way to run a network, and how many samples of it (None: all). A name of `hw.exchange.formats.FORMATS` is the
+file of that format, written, read back and run by what it is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joint:
     """left and right: names of two ways to run the same stack. mismatches and compared: spikes (time steps x neurons
-    x samples) by layer."""
+    x samples) by layer. integers: both hold the same ones; None where the left holds none. refused: why the left cannot
+    hold the network at all; nothing was compared then."""
 
     left: str
     right: str
     samples: int
     mismatches: dict[str, int]
     compared: dict[str, int]
+    integers: bool | None = True
+    refused: str | None = None
 
     @property
     def total(self) -> int:
         return sum(self.mismatches.values())
+
+    @property
+    def output_equal(self) -> bool:
+        """Whether every spike of the last layer is equal."""
+        return not list(self.mismatches.values())[-1]
+
+    @property
+    def well(self) -> bool:
+        """No mismatch, or one that is only there to be seen."""
+        return self.left == FLOAT or (not self.total and self.integers is not False)
 
 
 def mismatching_spikes(left: Spikes, right: Spikes) -> dict[str, int]:
@@ -47,36 +82,93 @@ def mismatching_spikes(left: Spikes, right: Spikes) -> dict[str, int]:
 
 
 def verify(
-    stack: QuantizedStack,
     program: SpikingProgram,
-    batches: Iterable[torch.Tensor],
-    runtimes: tuple[str, ...],
+    batches: Iterable[Tensor],
+    runtimes: Mapping[str, int | None] = RUNTIMES,
+    *,
+    stack: QuantizedStack | None = None,
+    floats: nn.Module | None = None,
     keys: Path | None = None,
 ) -> list[Joint]:
-    """Every layer's spikes of each runtime against the reference, over all batches of input spikes [T, B, ...].
+    """Every layer's spikes of each runtime against the reference, over the batches of input spikes [T, B, ...].
 
-    runtimes: 'qat' for `stack` itself, else names of backends of `program`, or addresses of workers with their keys.
+    runtimes: names of `RUNTIMES` or of backends, or addresses of workers with their keys, each with how many samples
+    it runs. 'qat' is `stack` and 'float' is `floats`, left out where they are not given.
     """
+    given = {"qat": stack, FLOAT: floats}
+    wanted = {name: limit for name, limit in runtimes.items() if name not in given or given[name] is not None}
     reference = open_backend("reference", program)
-    backends = {name: open_backend(name, program, keys) for name in runtimes if name != "qat"}
-    mismatches = {name: dict.fromkeys((layer.name for layer in program.synaptic), 0) for name in runtimes}
-    compared = dict.fromkeys((layer.name for layer in program.synaptic), 0)
-    samples = 0
-    for s_in in batches:
-        samples += s_in.shape[1]
-        spikes = s_in.detach().cpu().numpy().astype(np.uint8)
-        truth = reference.run(spikes, layers=True).layers
-        for name, values in truth.items():
-            compared[name] += values.size
-        for name in runtimes:
-            if name == "qat":
-                with torch.no_grad():
-                    found = {k: v.cpu().numpy() for k, v in layer_spikes(stack, s_in).items()}
-            else:
-                found = backends[name].run(spikes, layers=True).layers
-            for layer, count in mismatching_spikes(found, truth).items():
-                mismatches[name][layer] += count
-    return [
-        Joint(left=name, right="reference", samples=samples, mismatches=mismatches[name], compared=dict(compared))
-        for name in runtimes
-    ]
+    with ExitStack() as cleanup:
+        ways = {name: _Way(name, program, given.get(name), keys, cleanup) for name in wanted}
+        for s_in in batches:
+            spikes = s_in.detach().cpu().numpy().astype(np.uint8)
+            truth = reference.run(spikes, layers=True).layers
+            for name, limit in wanted.items():
+                ways[name].compare(s_in, spikes, truth, limit)
+            if all(limit is not None and ways[name].samples >= limit for name, limit in wanted.items()):
+                break
+    return [way.joint() for way in ways.values()]
+
+
+class _Way:
+    """One runtime, and what it gave so far."""
+
+    def __init__(
+        self, name: str, program: SpikingProgram, module: nn.Module | None, keys: Path | None, cleanup: ExitStack
+    ) -> None:
+        self.name, self.module, self.samples = name, module, 0
+        self.backend: Backend | None = None
+        self.refused: str | None = None
+        self.integers: bool | None = None if name == FLOAT else True
+        layers = [layer.name for layer in program.synaptic]
+        self.mismatches, self.compared = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)
+        if isinstance(module, QuantizedStack):
+            self.integers = difference(lower(module), program) is None
+        elif name in FORMATS:
+            self._through_file(program)
+        elif module is None:
+            self.backend = open_backend(name, program, keys)
+        if close := getattr(self.backend, "close", None):
+            cleanup.callback(close)
+
+    def _through_file(self, program: SpikingProgram) -> None:
+        kind = named(self.name)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / kind.file
+            try:
+                kind.write(program, path)
+            except UserError as error:
+                self.refused, self.integers = str(error), None
+                return
+            found = kind.read(path, Sample.of(program))
+        self.integers = difference(program, found) is None
+        self.backend = open_backend(kind.runtime, found)
+
+    def compare(self, s_in: Tensor, spikes: np.ndarray, truth: Spikes, limit: int | None) -> None:
+        room = spikes.shape[1] if limit is None else min(limit - self.samples, spikes.shape[1])
+        if self.refused or room <= 0:
+            return
+        self.samples += room
+        expected = {name: values[:, :room] for name, values in truth.items()}
+        for layer, count in mismatching_spikes(self._run(s_in[:, :room], spikes[:, :room], expected), expected).items():
+            self.mismatches[layer] += count
+            self.compared[layer] += expected[layer].size
+
+    def _run(self, s_in: Tensor, spikes: np.ndarray, expected: Spikes) -> Spikes:
+        if self.module is not None:
+            with torch.no_grad():
+                return {name: values.cpu().numpy() for name, values in layer_spikes(self.module, s_in).items()}
+        assert self.backend is not None
+        found = self.backend.run(spikes, layers=True).layers
+        return dict(zip(expected, found.values(), strict=True))  # a .net file does not hold the layers' names
+
+    def joint(self) -> Joint:
+        return Joint(
+            left=self.name,
+            right="reference",
+            samples=self.samples,
+            mismatches=self.mismatches,
+            compared=self.compared,
+            integers=self.integers,
+            refused=self.refused,
+        )

@@ -82,7 +82,7 @@ class _Demo:
 
     def joints(self, name: str, run: Run, runtime: str, samples: int | None) -> Joint:
         def compute() -> dict[str, Any]:
-            (joint,) = verify_run(run, (runtime,), samples, self.device)
+            (joint,) = verify_run(run, {runtime: samples}, self.device)
             return {key: getattr(joint, key) for key in ("left", "right", "samples", "mismatches", "compared")}
 
         values = self.step(name, compute)

@@ -1,7 +1,7 @@
 """Run real samples through the quantized stack, the reference and a backend, and count the spikes that differ."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ashnets.model import AshNet
 from hw.simulate import open_backend
-from quantize.verify import Joint, verify
+from quantize.verify import FLOAT, Joint, verify
 from train.data import ImageTextData
 from train.evaluate import image_batches, images_of
 from train.run import Run, load_model, quantized_stack, run_program
@@ -26,13 +26,16 @@ def input_spikes(model: AshNet, data: ImageTextData, samples: int | None) -> Ite
 
 
 def verify_run(
-    run: Run, runtimes: tuple[str, ...], samples: int | None, device: torch.device, keys: Path | None = None
+    run: Run, runtimes: Mapping[str, int | None], device: torch.device, keys: Path | None = None
 ) -> list[Joint]:
-    """The joints of a quantized run, on the test split."""
+    """The joints of a quantized run, on the test split. runtimes: as in `quantize.verify.verify`."""
     program = run_program(run)
     model = load_model(run, "qat", device)
+    floats = load_model(run, "float", device).abstract.stack if FLOAT in runtimes else None
+    limits = list(runtimes.values())
+    samples = None if None in limits else max(limit for limit in limits if limit is not None)
     spikes = input_spikes(model, load_split(run, "test"), samples)
-    return verify(quantized_stack(model), program, spikes, runtimes, keys)
+    return verify(program, spikes, runtimes, stack=quantized_stack(model), floats=floats, keys=keys)
 
 
 def simulate_run(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import tyro
 
 from ashnets.cli.chip import bench, doctor, keys, report, simulate, worker
+from ashnets.cli.exchange import export, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
 from hw.errors import BackendError, UserError
 
@@ -24,6 +25,8 @@ COMMANDS = {
     "quantize": quantize,
     "tune": tune,
     "evaluate": evaluate,
+    "export": export,
+    "verify": verify,
     "simulate": simulate,
     "report": report,
     "worker": worker,

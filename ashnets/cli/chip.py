@@ -51,7 +51,7 @@ def simulate(
             print(f"{name:>16}  firing rate {rate:.4f}")
         return done({"run": str(run), "backend": backend, "seconds": seconds, "firing_rates": rates}, json)
     runtimes = ("qat",) if backend == "reference" else ("qat", backend)
-    joints = verify_run(opened, runtimes, samples, where, keys)
+    joints = verify_run(opened, dict.fromkeys(runtimes, samples), where, keys)
     for joint in joints:
         counts = ", ".join(f"{name} {count} of {joint.compared[name]}" for name, count in joint.mismatches.items())
         print(

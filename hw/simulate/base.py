@@ -61,6 +61,9 @@ BACKENDS: dict[str, str] = {
     "batched": "hw.simulate.batched:BatchedBackend",
     "lava": "hw.lava.backend:LavaBackend",
     "loihi2": "hw.lava.backend:Loihi2Backend",
+    "onnx-step": "hw.exchange.onnx_backends:StepBackend",
+    "onnx-scan": "hw.exchange.onnx_backends:ScanBackend",
+    "qonnx": "hw.exchange.onnx_backends:QonnxBackend",
     "imperfect": "hw.simulate.imperfect:ImperfectBackend",
 }
 """Name -> `module:class`. The class takes the program and numbers as keywords, which stand behind the name:

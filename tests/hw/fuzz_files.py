@@ -2,16 +2,20 @@
 
     python -m tests.hw.fuzz_files KIND COUNT FOLDER
 
-prints the number of each file before it is read, and "refused" or "loaded" behind it. KIND: net, json or weights.
+prints the number of each file before it is read, and "refused" or "loaded" behind it. KIND: one of `readers`.
 """
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from hw.errors import UserError
+from hw.exchange.export import export_program, random_spikes
+from hw.exchange.export import read_export as read_export_folder
+from hw.exchange.formats import FORMATS, Sample
 from hw.layers import Conv, Dense, Flatten, Recurrent
 from hw.netx_file import write_net
 from hw.netx_reader import examine_net, read_net
@@ -32,6 +36,13 @@ def program() -> SpikingProgram:
     )
     dense = Dense(name="dense3", weight_int=rng.integers(-60, 60, (3, 5)), delay=np.array([0, 1, 2, 3, 4]), **neuron)
     return SpikingProgram(input_shape=(2, 6, 6), steps=7, layers=(conv, Flatten(name="flatten1"), heard, dense))
+
+
+def chain() -> SpikingProgram:
+    """The part of `program` that every format holds."""
+    whole = program()
+    dense = Dense(name="dense", weight_int=np.eye(3, 144, dtype=int), decay_u_int=9, decay_v_int=8, v_th_mant=7)
+    return replace(whole, layers=(*whole.layers[:2], dense))
 
 
 def mutated(data: bytes, rng: np.random.Generator, text: bool) -> bytes:
@@ -83,7 +94,26 @@ def readers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
 
         return read
 
+    def read_export(format: str) -> tuple[bytes, Callable[[bytes], object]]:
+        kind, held = FORMATS[format], chain()
+        path = folder / kind.file
+        kind.write(held, path)
+
+        def read(data: bytes) -> object:
+            path.write_bytes(data)
+            return kind.read(path, Sample.of(held))
+
+        return path.read_bytes(), read
+
+    def read_mutated_manifest(data: bytes) -> object:
+        (export / "manifest.json").write_bytes(data)
+        return read_export_folder(export)[0]
+
+    export = folder / "export"
+    export_program(chain(), export, "qcdq", random_spikes(chain(), 1))
     return {
+        "manifest": ((export / "manifest.json").read_bytes(), read_mutated_manifest),
+        **{format: read_export(format) for format in ("qcdq", "qcdq-scan", "qonnx", "nir")},
         "net": (net.read_bytes(), read_mutated_net),
         "json": ((parts / "program.json").read_bytes(), read_mutated_part("program.json")),
         "weights": ((parts / "weights.safetensors").read_bytes(), read_mutated_part("weights.safetensors")),
@@ -95,7 +125,7 @@ def main(kind: str, count: int, folder: Path) -> None:
     read(whole)
     rng = np.random.default_rng(0)
     for i in range(count):
-        data = mutated(whole, rng, text=kind == "json")
+        data = mutated(whole, rng, text=kind in ("json", "manifest"))
         print(i, end=" ", flush=True)
         try:
             read(data)

@@ -32,13 +32,16 @@ def fuzz(kind: str, count: int, folder: Path) -> None:
     assert verdicts["refused"] > 0.5 * count
 
 
-@pytest.mark.parametrize("kind", ["net", "json", "weights"])
+EXPORTS = ["qcdq", "qcdq-scan", "qonnx", "nir", "manifest"]
+
+
+@pytest.mark.parametrize("kind", ["net", "json", "weights", *EXPORTS])
 def test_mutated_files_are_refused_in_one_line_or_hold_a_valid_program(kind, tmp_path):
-    fuzz(kind, 500, tmp_path)
+    fuzz(kind, 100 if kind in EXPORTS else 500, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kind", ["net", "json", "weights"])
+@pytest.mark.parametrize("kind", ["net", "json", "weights", *EXPORTS])
 def test_many_mutated_files_are_refused_in_one_line_or_hold_a_valid_program(kind, tmp_path):
-    fuzz(kind, 10_000, tmp_path)
+    fuzz(kind, 500 if kind in EXPORTS else 10_000, tmp_path)

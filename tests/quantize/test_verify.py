@@ -30,10 +30,10 @@ def test_verify_counts_over_all_batches_and_finds_a_stack_that_differs():
     stack = QuantizedStack(SpikingStack(AbstractConfig(steps=3, convs=((4, 1),), dense=(5,)), (2, 4, 4)).eval())
     program = lower(stack)
     batches = [(torch.rand(3, n, 2, 4, 4) < 0.5).float() for n in (4, 2)]
-    (joint,) = verify(stack, program, batches, ("qat",))
+    (joint,) = verify(program, batches, {"qat": None}, stack=stack)
     assert (joint.samples, joint.total) == (6, 0)
     assert joint.compared == {"conv1": 3 * 6 * 4 * 16, "dense1": 3 * 6 * 5}
     with torch.no_grad():
         stack.layers.conv1.synapse.weight.mul_(-1)
-    (joint,) = verify(stack, program, batches, ("qat",))
+    (joint,) = verify(program, batches, {"qat": None}, stack=stack)
     assert joint.mismatches["conv1"] > 0

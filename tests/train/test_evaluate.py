@@ -66,7 +66,7 @@ def test_only_the_stack_is_trained_and_of_its_scales_those_that_are_to_be():
 
 
 def test_every_layer_of_the_qat_forward_equals_the_reference(runs):
-    (joint,) = verify_run(runs[1], ("qat",), None, CPU)
+    (joint,) = verify_run(runs[1], {"qat": None}, CPU)
     assert joint.total == 0
     assert joint.samples == 40
     assert list(joint.mismatches) == ["conv1", "conv2", "dense1"]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from quantize.errors import LayerErrors
+from quantize.verify import Joint
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -19,3 +20,22 @@ def error_table(errors: list[LayerErrors]) -> str:
         memory, decays = f"{e.memory_bits / 8192:,.1f}", f"{max(e.decay_u, e.decay_v):.1e}"
         rows.append([e.name, e.quantizer, memory, f"{e.sqnr:.1f}", zeros, clipped, decays, v_th, bias])
     return "\n".join(aligned(rows))
+
+
+def joint_table(joints: list[Joint]) -> str:
+    """What `quantize.verify` found: a line for each runtime, its mismatching spikes in all and by layer."""
+    layers = list(joints[0].mismatches)
+    rows = [["runtime", "samples", "integers", "output", "mismatching", *layers]]
+    told = {True: "equal", False: "DIFFER", None: "-"}
+    for joint in joints:
+        if joint.refused:
+            rows.append([joint.left, "0", *["-"] * (3 + len(layers))])
+            continue
+        by_layer = [str(count) for count in joint.mismatches.values()]
+        output = "equal" if joint.output_equal else "differs"
+        rows.append([joint.left, f"{joint.samples:,}", told[joint.integers], output, f"{joint.total:,}", *by_layer])
+    notes = [f"{joint.left} cannot hold it: {joint.refused}" for joint in joints if joint.refused]
+    compared = sum(joints[0].compared.values())
+    if compared:
+        notes.append(f"of {compared:,} spikes each; the first row is there to be seen, every other must be 0")
+    return "\n".join([*aligned(rows), *notes])

@@ -1,0 +1,85 @@
+"""Commands that take a network to other tools: export, verify."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ashnets.cli.common import Device, RunFolder, done
+
+Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+def export(
+    source: Source,
+    /,
+    format: Literal["netx", "qcdq", "qcdq-scan", "qonnx", "nir"] = "qcdq",
+    out: Path | None = None,
+    samples: int = 4,
+    json: bool = False,
+) -> int:
+    """Write the spiking program of RUN, a quantized run or a program's folder, as a file that other tools read. Into
+    RUN-FORMAT unless --out is given.
+
+    netx: Lava-DL's .net. qcdq: ONNX of one step with explicit state, for onnxruntime. qcdq-scan: ONNX of a whole
+    sample. qonnx: for FINN-style tools. nir: for spikingjelly and other simulators.
+
+    The file is read back and run before it is called written; --samples random ones are compared, spike for spike.
+    """
+    from hw.exchange.export import export_program, random_spikes
+
+    program = _program(source)
+    folder = out or source.absolute().with_name(f"{source.absolute().name}-{format}")
+    meta = export_program(program, folder, format, random_spikes(program, samples))
+    checked = meta["checked"]
+    line = (
+        f"wrote {folder / meta['file']}, {meta['bytes']:,} bytes: the same integers, "
+        f"0 of {checked['spikes']} spikes differ"
+    )
+    return done({"run": str(source), "out": str(folder), **meta}, json, line)
+
+
+def _program(source: Path) -> Any:
+    """The program of a run's folder or of its own."""
+    from hw.artifact import MANIFEST, read_json
+    from hw.program_file import KIND, load_program
+
+    manifest = read_json(source / MANIFEST)
+    if isinstance(manifest, dict) and manifest.get("kind") == KIND:
+        return load_program(source)
+    from train.run import open_run, run_program
+
+    return run_program(open_run(source))
+
+
+def verify(
+    run: RunFolder,
+    /,
+    samples: int | None = None,
+    slow_samples: int = 64,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Run the test images of the quantized RUN through every runtime and every exported file, and count the spikes
+    that differ from the reference, layer by layer. Exit code 1 if one does, the float network's aside.
+
+    samples: images for the fast runtimes, by default the whole test split. slow_samples: for Lava and QONNX's executor.
+    """
+    from quantize.verify import RUNTIMES
+    from train.joints import verify_run
+    from train.report.terminal import joint_table
+    from train.run import choose_device, open_run
+
+    limits = {name: samples if limit is None else slow_samples for name, limit in RUNTIMES.items()}
+    joints = verify_run(open_run(run), limits, choose_device(device))
+    print(joint_table(joints))
+    well = all(joint.well for joint in joints)
+    done({"run": str(run), "well": well, "joints": [joint_values(joint) for joint in joints]}, json)
+    return 0 if well else 1
+
+
+def joint_values(joint: Any) -> dict[str, Any]:
+    """One row of the joint table, for JSON."""
+    keys = ("samples", "integers", "mismatches", "compared", "refused")
+    found = {key: getattr(joint, key) for key in keys}
+    return {"runtime": joint.left, **found, "mismatching_spikes": joint.total, "output_equal": joint.output_equal}
