@@ -43,28 +43,48 @@ class FoldableNorm(nn.Module):
 
 
 class SpikingLayer(nn.Module):
-    """synapse (Conv2d or Linear without bias) -> FoldableNorm -> CUBA-LIF, spikes [T, B, ...] -> spikes [T, B, ...]."""
+    """synapse (Conv2d or Linear without bias) -> norm -> CUBA-LIF, spikes [T, B, ...] -> spikes [T, B, ...].
 
-    def __init__(self, synapse: nn.Conv2d | nn.Linear, neuron: CubaLIF) -> None:
+    norm: by default a new `FoldableNorm`; `nn.Identity()` for none.
+    """
+
+    def __init__(
+        self, synapse: nn.Conv2d | nn.Linear, neuron: CubaLIF, norm: FoldableNorm | nn.Identity | None = None
+    ) -> None:
         super().__init__()
         self.synapse, self.neuron = synapse, neuron
-        self.norm = FoldableNorm(synapse.weight.shape[0])
+        self.norm = norm if norm is not None else FoldableNorm(synapse.weight.shape[0])
 
     def forward(self, s: Float[Tensor, "T B *rest"]) -> Float[Tensor, "T B *rest2"]:
         x = self.norm(self.synapse(s.flatten(0, 1)))
         return self.neuron(x.unflatten(0, s.shape[:2]))
 
 
-class SpikingStack(nn.Module):
-    """Convolutional, then dense CUBA-LIF layers; `layers` holds them by name, with an `nn.Flatten` between the two
-    kinds.
+class LayerStack(nn.Module):
+    """A chain of `SpikingLayer`s and `nn.Flatten(2)`s; `layers` holds them by name.
 
-    input_shape: (C, H, W) of one step.    output_shape: (C', H', W') or (N,).
+    input_shape: (C, H, W) or (N,) of one step.    output_shape: likewise.    steps: T of a sample.
     """
 
-    def __init__(self, config: AbstractConfig, input_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        layers: OrderedDict[str, nn.Module],
+        input_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+        steps: int,
+    ) -> None:
         super().__init__()
-        self.input_shape, self.steps = input_shape, config.steps
+        self.input_shape, self.output_shape, self.steps = input_shape, output_shape, steps
+        self.layers = nn.Sequential(layers)
+
+    def forward(self, s: Float[Tensor, "T B *in"]) -> Float[Tensor, "T B *out"]:
+        return self.layers(s)
+
+
+class SpikingStack(LayerStack):
+    """Convolutional, then dense CUBA-LIF layers, with an `nn.Flatten` between the two kinds."""
+
+    def __init__(self, config: AbstractConfig, input_shape: tuple[int, int, int]) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
 
         def neuron(channels: int) -> CubaLIF:
@@ -81,18 +101,15 @@ class SpikingStack(nn.Module):
             conv = nn.Conv2d(c, out, 3, stride=stride, padding=1, bias=False)
             layers[f"conv{i}"] = SpikingLayer(conv, neuron(out))
             c, h, w = out, (h - 1) // stride + 1, (w - 1) // stride + 1
-        self.output_shape: tuple[int, ...] = (c, h, w)
+        output_shape: tuple[int, ...] = (c, h, w)
         if config.dense:
             layers["flatten"] = nn.Flatten(2)
             size = c * h * w
             for i, out in enumerate(config.dense, 1):
                 layers[f"dense{i}"] = SpikingLayer(nn.Linear(size, out, bias=False), neuron(out))
                 size = out
-            self.output_shape = (size,)
-        self.layers = nn.Sequential(layers)
-
-    def forward(self, s: Float[Tensor, "T B *in"]) -> Float[Tensor, "T B *out"]:
-        return self.layers(s)
+            output_shape = (size,)
+        super().__init__(layers, input_shape, output_shape, config.steps)
 
 
 def layer_spikes(stack: nn.Module, s: Tensor) -> dict[str, Tensor]:

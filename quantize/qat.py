@@ -11,7 +11,7 @@ from brevitas.nn import QuantConv2d, QuantLinear
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ashnets.stack import SpikingLayer, SpikingStack
+from ashnets.stack import LayerStack, SpikingLayer
 from hw.errors import UserError
 from quantize.exact import exact_synapse
 from quantize.integer_lif import IntegerLIFParams, integer_cuba_lif, quantize_params
@@ -48,6 +48,16 @@ class QuantizedLayer(nn.Module):
             self.synapse.weight.copy_(folded_weight(layer))
         quantizer.start(self.synapse)
 
+    def _refuse_hooks(self) -> None:
+        """Brevitas' GPTQ and GPFQ modes over a whole network leave each layer after its first call. In a spiking
+        network that is the first step, and nothing would say so; their hooks are how they are known."""
+        if self.synapse._forward_pre_hooks or self.synapse._forward_hooks:
+            raise UserError(
+                f"layer '{self.name}': a hook waits on its synapses, as those of Brevitas' whole-model gptq_mode and "
+                "gpfq_mode do, which see a spiking network's first step only; use quantize.ptq(..., method='gptq'), "
+                "which goes layer by layer over all steps"
+            )
+
     def weight(self) -> tuple[Tensor, Tensor]:
         """(weight_int, whole numbers in float32 with Brevitas' straight-through gradient; scale, a power of two)."""
         quantized = self.synapse.quant_weight()
@@ -67,6 +77,7 @@ class QuantizedLayer(nn.Module):
         return LayerIntegers(weight_int.round().long(), quantize_params(self.neuron.params(2), scale))
 
     def forward(self, s: Float[Tensor, "T B *rest"]) -> Float[Tensor, "T B *rest2"]:
+        self._refuse_hooks()
         with torch.autocast(s.device.type, enabled=False):
             weight_int, scale = self.weight()
             a = exact_synapse(s.flatten(0, 1).float(), weight_int, self.synapse).unflatten(0, s.shape[:2])
@@ -76,17 +87,19 @@ class QuantizedLayer(nn.Module):
 def folded_weight(layer: SpikingLayer) -> Tensor:
     """The weight with the norm's scale of evaluation multiplied into its output channels."""
     weight = layer.synapse.weight
+    if isinstance(layer.norm, nn.Identity):
+        return weight
     return weight * layer.norm.scale().view(-1, *[1] * (weight.ndim - 1))
 
 
 class QuantizedStack(nn.Module):
-    """The stand-in of `SpikingStack` whose spikes are the chip's, every one; layers have the same names.
+    """The stand-in of a `LayerStack` whose spikes are the chip's, every one; layers have the same names.
 
     quantizer: one for all layers, or some by name, see `quantize.quantizers.quantizers_of`.
     chip: takes the forward pass over, to train for a chip that is not perfect (`quantize.loop.ChipInTheLoop`).
     """
 
-    def __init__(self, stack: SpikingStack, quantizer: str = "int8") -> None:
+    def __init__(self, stack: LayerStack, quantizer: str = "int8") -> None:
         super().__init__()
         self.input_shape, self.output_shape, self.steps = stack.input_shape, stack.output_shape, stack.steps
         layers = dict(stack.layers.named_children())

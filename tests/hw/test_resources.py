@@ -117,10 +117,14 @@ def test_positions_beyond_the_256_that_a_base_names_take_weights_of_their_own():
         assert links.needs((slice(0, 1), slice(0, side), slice(0, side))).bits == 64 * sets
 
 
-@given(arrays(np.int64, st.tuples(st.integers(1, 90), st.integers(1, 5)), elements=st.integers(-1, 1)), st.booleans())
-def test_a_dense_row_is_stored_in_full_or_as_a_list_whichever_is_smaller(weight, delays):
-    needs = DenseLinks(None, weight.shape[1:], weight, delays).needs((slice(0, len(weight)),))
-    width = 14 if delays else 8
+@given(
+    arrays(np.int64, st.tuples(st.integers(1, 90), st.integers(1, 5)), elements=st.integers(-1, 1)),
+    st.booleans(),
+    st.integers(2, 8),
+)
+def test_a_dense_row_is_stored_in_full_or_as_a_list_whichever_is_smaller(weight, delays, bits):
+    needs = DenseLinks(None, weight.shape[1:], weight, bits, delays).needs((slice(0, len(weight)),))
+    width = {7: 8}.get(bits, bits) + 6 * delays
     index = max(6, (len(weight) - 1).bit_length()) if len(weight) > 1 else 0
     rows = [n for n in np.count_nonzero(weight, axis=0) if n]
     full = row_bits_one_by_one(len(weight), width)

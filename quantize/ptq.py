@@ -1,0 +1,124 @@
+"""Post-training quantization on recorded spikes: each layer by itself, over all T steps, its input what the quantized
+layers before it give.
+
+    gptq      weights are rounded one column after the other, later ones making up for earlier ones (Frantar et al.
+              2023; Brevitas' implementation)
+    gpfq      likewise, greedily along the path of the float layer's output (Lybrand and Saab 2021; Brevitas')
+    bias      b += mean over t, samples and positions of u_float - u_quantized, by channel
+    balance   v_th is multiplied by the factor whose spike counts are nearest to the float layer's
+
+Methods are joined by +, and run in the order in which they are given.
+"""
+
+import warnings
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ashnets.stack import LayerStack, SpikingLayer
+from hw.errors import UserError
+from quantize.exact import exact_synapse
+from quantize.qat import QuantizedLayer, QuantizedStack
+from quantize.quantizers import quantizers_of
+
+METHODS = ("gptq", "gpfq", "bias", "balance")
+PLAIN, BEST = "plain", "gptq+bias+balance"
+BALANCE = tuple(2 ** (k / 32) for k in range(-32, 33))  # factors of the threshold that are tried, 1/2 to 2
+
+
+def steps_of(method: str) -> tuple[str, ...]:
+    """The steps of a method by its name: 'plain' (none), 'best', or some of `METHODS` joined by +."""
+    names = {PLAIN: "", "best": BEST}.get(method, method)
+    steps = tuple(names.split("+")) if names else ()
+    unknown = [step for step in steps if step not in METHODS]
+    if unknown or {"gptq", "gpfq"} <= set(steps) or len(set(steps)) != len(steps):
+        raise UserError(
+            f"PTQ method '{method}' is not known; choose plain, best, or some of {', '.join(METHODS)} joined by + "
+            "(gptq or gpfq, not both)"
+        )
+    return steps
+
+
+@torch.no_grad()
+def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = "best") -> QuantizedStack:
+    """`stack` quantized after training on input spikes [T, B, ...].
+
+    gptq and gpfq move weights, so that a scale that follows max |w| would move with them: it becomes the mse one.
+    """
+    steps = steps_of(method)
+    stack = deepcopy(stack).eval()  # its norms must not learn from the calibration
+    names = [name for name, layer in stack.layers.named_children() if isinstance(layer, SpikingLayer)]
+    chosen = quantizers_of(quantizer, names)
+    if {"gptq", "gpfq"} & set(steps):
+        chosen = {k: replace(q, scale="mse") if q.scale == "max" else q for k, q in chosen.items()}
+    spec = ",".join(f"{name}={q.format}:{q.scale}" for name, q in chosen.items())
+    made = QuantizedStack(stack, spec).eval()
+    s_float = s_quantized = spikes
+    for (_, layer), (_, quantized) in zip(stack.layers.named_children(), made.layers.named_children(), strict=True):
+        if isinstance(layer, SpikingLayer) and isinstance(quantized, QuantizedLayer):
+            for step in steps:
+                if step in ("gptq", "gpfq"):
+                    _round_weights(quantized, s_quantized, step)
+                elif step == "bias":
+                    _correct_bias(layer, quantized, s_float, s_quantized)
+                else:
+                    _balance(quantized, s_quantized, layer(s_float))
+        s_float, s_quantized = layer(s_float), quantized(s_quantized)
+    return made
+
+
+def filtered(x: Tensor, decay_u: Tensor) -> Tensor:
+    """x~[t] = (1 - d_u) x~[t-1] + x[t] over the first axis, from zero."""
+    out, last = torch.empty_like(x), torch.zeros_like(x[0])
+    for t in range(len(x)):
+        last = (1 - decay_u) * last + x[t]
+        out[t] = last
+    return out
+
+
+def weight_modes() -> dict[str, Any]:
+    """Brevitas' two context managers, by method. Their import warns of what Brevitas itself imports."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from brevitas.graph.gpfq import gpfq_mode
+        from brevitas.graph.gptq import gptq_mode
+
+    return {"gptq": gptq_mode, "gpfq": gpfq_mode}
+
+
+def _round_weights(layer: QuantizedLayer, s: Tensor, method: str) -> None:
+    """Run one of Brevitas' methods on the layer's synapses alone, with every step's input at once. To give it the input
+    as the current filters it was tried, and is no better (digits, six seeds)."""
+    seen = s.flatten(0, 1)
+    holder: Any = nn.Sequential(layer.synapse)
+    options: dict[str, Any] = {"num_blocks": 1, "create_weight_orig": False} if method == "gptq" else {}
+    with weight_modes()[method](holder, use_quant_activations=False, act_order=True, **options) as running:
+        for _ in range(running.num_layers):
+            running.model(seen)
+            running.update()
+    if hasattr(layer.synapse, "weight_orig"):
+        del layer.synapse.weight_orig
+
+
+def _correct_bias(layer: SpikingLayer, quantized: QuantizedLayer, s_float: Tensor, s_quantized: Tensor) -> None:
+    decay_u = quantized.neuron.params(s_float.ndim - 1).decay_u
+    weight_int, scale = quantized.weight()
+    of_float = layer.norm(layer.synapse(s_float.flatten(0, 1))).unflatten(0, s_float.shape[:2])
+    x = scale * exact_synapse(s_quantized.flatten(0, 1), weight_int, quantized.synapse)
+    error = filtered(of_float, decay_u) - filtered(x.unflatten(0, s_quantized.shape[:2]), decay_u)
+    quantized.neuron.bias.add_(error.mean([d for d in range(error.ndim) if d != 2]))
+
+
+def _balance(layer: QuantizedLayer, s: Tensor, wanted: Tensor) -> None:
+    """The threshold's factor with the smallest squared error of each neuron's spike count in each sample."""
+    v_th, counts = layer.neuron.v_th.clone(), wanted.sum(0)
+
+    def error(factor: float) -> float:
+        layer.neuron.v_th.copy_(v_th * factor)
+        return float((layer(s).sum(0) - counts).square().mean())
+
+    near_first = sorted(BALANCE, key=lambda factor: abs(factor - 1))  # of two that are as good, the smaller change
+    layer.neuron.v_th.copy_(v_th * min(near_first, key=error))
