@@ -128,7 +128,8 @@ def cuba_lif(x: Float[Tensor, "T B *rest"], p: LIFParams, surrogate: Surrogate) 
 class CubaLIF(nn.Module):
     """CUBA-LIF neurons with learnable decays and a learnable bias per channel.
 
-    channels: size of the axis after [T, B].    decay_u, decay_v: initial d_u, d_v in (0, 1).    v_th: threshold, fixed.
+    channels: size of the axis after [T, B].    decay_u, decay_v: initial d_u, d_v in (0, 1).    v_th: threshold, fixed
+    until `learn_threshold`.
     per_channel: one pair of decays per channel; otherwise one per layer, which is what a `.net` file holds.
 
     >>> CubaLIF(3)(torch.ones(4, 2, 3)).shape
@@ -154,6 +155,12 @@ class CubaLIF(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("v_th", torch.tensor(v_th))
         self.surrogate = SURROGATES[surrogate]
+
+    def learn_threshold(self) -> None:
+        """Make `v_th` a parameter. Beside weights of any size it adds nothing; beside weights of few bits it does."""
+        v_th = self.v_th
+        del self.v_th
+        self.v_th = nn.Parameter(v_th.clone())
 
     def params(self, rank: int) -> LIFParams:
         """The parameters, shaped to broadcast against one step of `rank` dimensions [B, channels, ...]."""

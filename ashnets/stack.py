@@ -77,6 +77,11 @@ class LayerStack(nn.Module):
         self.input_shape, self.output_shape, self.steps = input_shape, output_shape, steps
         self.layers = nn.Sequential(layers)
 
+    @property
+    def neural_layers(self) -> dict[str, SpikingLayer]:
+        """The layers with neurons, by name, in order."""
+        return {name: layer for name, layer in self.layers.named_children() if isinstance(layer, SpikingLayer)}
+
     def forward(self, s: Float[Tensor, "T B *in"]) -> Float[Tensor, "T B *out"]:
         return self.layers(s)
 

@@ -11,6 +11,7 @@ Methods are joined by +, and run in the order in which they are given.
 """
 
 import warnings
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -42,20 +43,21 @@ def steps_of(method: str) -> tuple[str, ...]:
     return steps
 
 
+def settled(quantizer: str, layers: Iterable[str], method: str) -> str:
+    """The quantizer of each layer under a method, by name. gptq and gpfq move weights, so that a scale that follows
+    max |w| would move with them: it becomes the mse one."""
+    chosen = quantizers_of(quantizer, list(layers))
+    if not {"gptq", "gpfq"} & set(steps_of(method)) or all(q.scale != "max" for q in chosen.values()):
+        return quantizer
+    return ",".join(f"{name}={replace(q, scale='mse') if q.scale == 'max' else q}" for name, q in chosen.items())
+
+
 @torch.no_grad()
 def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = "best") -> QuantizedStack:
-    """`stack` quantized after training on input spikes [T, B, ...].
-
-    gptq and gpfq move weights, so that a scale that follows max |w| would move with them: it becomes the mse one.
-    """
+    """`stack` quantized after training on input spikes [T, B, ...], its quantizers as they are `settled`."""
     steps = steps_of(method)
     stack = deepcopy(stack).eval()  # its norms must not learn from the calibration
-    names = [name for name, layer in stack.layers.named_children() if isinstance(layer, SpikingLayer)]
-    chosen = quantizers_of(quantizer, names)
-    if {"gptq", "gpfq"} & set(steps):
-        chosen = {k: replace(q, scale="mse") if q.scale == "max" else q for k, q in chosen.items()}
-    spec = ",".join(f"{name}={q.format}:{q.scale}" for name, q in chosen.items())
-    made = QuantizedStack(stack, spec).eval()
+    made = QuantizedStack(stack, settled(quantizer, stack.neural_layers, method)).eval()
     s_float = s_quantized = spikes
     for (_, layer), (_, quantized) in zip(stack.layers.named_children(), made.layers.named_children(), strict=True):
         if isinstance(layer, SpikingLayer) and isinstance(quantized, QuantizedLayer):
@@ -93,6 +95,7 @@ def _round_weights(layer: QuantizedLayer, s: Tensor, method: str) -> None:
     """Run one of Brevitas' methods on the layer's synapses alone, with every step's input at once. To give it the input
     as the current filters it was tried, and is no better (digits, six seeds)."""
     seen = s.flatten(0, 1)
+    seen = torch.cat([seen, torch.full_like(seen[:1], 0.1)])  # or weights of inputs that stayed silent would become 0
     holder: Any = nn.Sequential(layer.synapse)
     options: dict[str, Any] = {"num_blocks": 1, "create_weight_orig": False} if method == "gptq" else {}
     with weight_modes()[method](holder, use_quant_activations=False, act_order=True, **options) as running:

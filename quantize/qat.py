@@ -29,13 +29,14 @@ class LayerIntegers(NamedTuple):
 class QuantizedLayer(nn.Module):
     """A `SpikingLayer` with its norm folded into a Brevitas weight, running the chip's integer recursion.
 
-    It starts from the float layer's weights, decays and biases (a post-training quantization) and is trained from
-    there.
+    It starts from the float layer's weights, decays, threshold and biases (a post-training quantization), and all of
+    them are trained from there.
     """
 
     def __init__(self, name: str, layer: SpikingLayer, quantizer: WeightQuantizer) -> None:
         super().__init__()
         self.name, self.quantizer, self.neuron = name, quantizer, deepcopy(layer.neuron)
+        self.neuron.learn_threshold()
         quant = quantizer.brevitas()
         synapse = layer.synapse
         if isinstance(synapse, nn.Conv2d):
@@ -103,7 +104,7 @@ class QuantizedStack(nn.Module):
         super().__init__()
         self.input_shape, self.output_shape, self.steps = stack.input_shape, stack.output_shape, stack.steps
         layers = dict(stack.layers.named_children())
-        quantizers = quantizers_of(quantizer, [name for name, x in layers.items() if isinstance(x, SpikingLayer)])
+        quantizers = quantizers_of(quantizer, list(stack.neural_layers))
         self.chip: Callable[[QuantizedStack, Tensor], Tensor] | None = None
         self.layers = nn.Sequential(
             OrderedDict(

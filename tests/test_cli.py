@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from ashnets.cli import COMMANDS, main
+from hw.exchange.formats import FORMATS
+from quantize.verify import RUNTIMES
 from tests.conftest import micro_config
 from train.run import open_run, run_program
 from train.stages import new_run, qat_config, quantized_run, train_run
@@ -56,6 +58,48 @@ def test_evaluate_prints_the_metrics_as_json(runs, capsys):
 def test_simulate_verify_counts_no_mismatch_and_exits_with_zero(runs, capsys):
     assert main(["simulate", str(runs[1].folder), "--verify", "--samples", "10", "--json"]) == 0
     assert last_json(capsys)["mismatching_spikes_qat_reference"] == 0
+
+
+def test_verify_prints_a_row_for_every_runtime_and_file(runs, capsys, tmp_path):
+    assert main(["verify", str(runs[1].folder), "--samples", "6", "--slow-samples", "2", "--json"]) == 0
+    values = last_json(capsys)
+    rows = {row["runtime"]: row for row in values["joints"]}
+    assert list(rows) == list(RUNTIMES)
+    assert values["well"]
+    for name, row in rows.items():
+        assert row["samples"] == (2 if RUNTIMES[name] else 6)
+        assert sum(row["compared"].values()) > 0
+        if name != "float":
+            assert (row["mismatching_spikes"], row["integers"], row["output_equal"]) == (0, True, True), name
+
+
+def test_verify_exits_with_one_when_a_runtime_differs(runs, capsys, monkeypatch):
+    from hw.exchange import onnx_step
+
+    monkeypatch.setattr(onnx_step.loihi, "DECAY_UNITY", 4095)
+    monkeypatch.setattr("hw.exchange.formats.difference", lambda a, b: None)
+    assert main(["verify", str(runs[1].folder), "--samples", "4", "--slow-samples", "1", "--json"]) == 1
+    assert not last_json(capsys)["well"]
+
+
+def test_export_writes_a_checked_folder_and_says_so(runs, capsys):
+    for format in FORMATS:
+        assert main(["export", str(runs[1].folder), "--format", format, "--json"]) == 0
+        values = last_json(capsys)
+        assert values["checked"]["mismatching_spikes"] == 0
+        assert Path(values["out"], values["file"]).stat().st_size == values["bytes"]
+    assert "exists already" in refused(capsys, "export", runs[1].folder, "--format", "nir")
+    assert main(["export", str(runs[1].folder / "program"), "--json"]) == 0
+    assert "has no quantized stack" in refused(capsys, "export", runs[0].folder)
+
+
+def test_search_and_sensitivity_say_what_bits_cost_and_what_comes_next(runs, capsys):
+    assert main(["sensitivity", str(runs[0].folder), "--samples", "4", "--ptq", "plain", "--json"]) == 0
+    assert {each["layer"] for each in last_json(capsys)["layers"]} == {"conv1", "conv2", "dense1"}
+    assert main(["search", str(runs[0].folder), "--memory", "0.5", "--samples", "4", "--ptq", "plain", "--json"]) == 0
+    values = last_json(capsys)
+    assert values["best"]["bytes"] <= 0.5 * values["path"][0]["bytes"]
+    assert "a search needs one budget" in refused(capsys, "search", runs[0].folder)
 
 
 def test_simulate_verify_exits_with_one_when_a_spike_differs(runs, capsys, monkeypatch):

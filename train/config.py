@@ -59,11 +59,15 @@ class TrainConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """quantizer: None for a float run, else as in `quantize.quantizers.quantizers_of`; then only the stack is
-    trained. chip: the backend that the forward pass of a quantized run's training is taken from, None for torch."""
+    trained. ptq: how the stack was quantized before it is trained, see `quantize.ptq`. distill: weight of the mean
+    squared difference between the last layer's firing rates and those of the float stack. chip: the backend that the
+    forward pass of a quantized run's training is taken from, None for torch."""
 
     model: ModelConfig = field(default_factory=tiny)
     train: TrainConfig = field(default_factory=TrainConfig)
     quantizer: str | None = None
+    ptq: str = "plain"
+    distill: float = 0.0
     chip: str | None = None
 
 

@@ -30,7 +30,7 @@ from train.config import TrainConfig
 from train.data import ImageTextData, batches, collate
 from train.evaluate import Ranking, evaluate
 from train.logs import RunLog
-from train.run import Bundle, Run, fill, quantized_stack
+from train.run import Bundle, Run, fill, load_model, quantized_stack
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -76,6 +76,9 @@ class Trainer:
         self.bundle = bundle.to(device)
         if run.config.chip is not None:
             quantized_stack(bundle.model).chip = ChipInTheLoop(run.config.chip)
+        self.teacher: nn.Module | None = None
+        if run.config.distill:
+            self.teacher = load_model(run, "float", device).abstract.stack
         self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
         vectors = [p for p in self.names if p.ndim < 2]
         matrices = [p for p in self.names if p.ndim >= 2]
@@ -167,6 +170,12 @@ class Trainer:
                 loss, logs = self.bundle.objectives[name](model, inputs, vision, w)
                 total = total + weight * loss
                 values |= {name: loss.detach()} | {f"{name}/{key}": value for key, value in logs.items()}
+            if self.teacher is not None:
+                with torch.no_grad():
+                    wanted = self.teacher(vision.s_in).mean(0)
+                distance = (vision.s_out.mean(0) - wanted).square().mean()
+                total = total + self.run.config.distill * distance
+                values["distill"] = distance.detach()
         self._refuse_non_finite({"loss": total} | {name: values[name] for name in self.config.objectives})
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()

@@ -95,10 +95,7 @@ class Bundle(nn.Module):
 
     def quantize(self, quantizer: str) -> None:
         """Replace the float stack by the quantized one that starts from its weights, and freeze everything else."""
-        stack = self.model.abstract.stack
-        if not isinstance(stack, SpikingStack):
-            raise TypeError(f"only a float SpikingStack can be quantized, found {type(stack).__name__}")
-        stack = QuantizedStack(stack, quantizer)
+        stack = QuantizedStack(float_stack(self.model), quantizer)
         self.model.abstract.stack = stack
         trained = [p for p in stack.parameters() if p.requires_grad]
         self.requires_grad_(False)
@@ -147,6 +144,14 @@ def load_model(run: Run, backend: str, device: torch.device, keys: Path | None =
 
         model.abstract.stack = SpikeBridge(open_backend(backend, run_program(run), keys))
     return model
+
+
+def float_stack(model: AshNet) -> SpikingStack:
+    """The model's stack, where it is the float one."""
+    stack = model.abstract.stack
+    if not isinstance(stack, SpikingStack):
+        raise TypeError(f"expected a model with a SpikingStack, found {type(stack).__name__}")
+    return stack
 
 
 def quantized_stack(model: AshNet) -> QuantizedStack:

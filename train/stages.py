@@ -9,18 +9,20 @@ import torch
 from safetensors.torch import load_file
 
 from ashnets.config import TextConfig
+from ashnets.model import AshNet
 from ashnets.text import TextCodec, train_lexicon, train_tokenizer
 from hw.errors import UserError
 from hw.program_file import save_program
 from hw.simulate import check_backend
 from quantize import lower
 from quantize.errors import refuse_crushed
+from quantize.ptq import calibrated, settled, steps_of
 from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load
-from train.evaluate import Ranking
+from train.evaluate import Ranking, image_batches, images_of
 from train.loop import Report, Trainer
-from train.run import Bundle, Run, create_run, fill_from_best, quantized_stack
+from train.run import Bundle, Run, create_run, fill_from_best, float_stack, quantized_stack
 
 log = logging.getLogger(__name__)
 
@@ -79,18 +81,31 @@ def train_run(run: Run, device: torch.device, report: Report | None = None, init
 def starting_weights(run: Run, init: Run) -> dict[str, torch.Tensor]:
     """The best weights of `init`; its norms folded and its stack quantized where `run` is quantized and `init` not."""
     if run.config.quantizer is not None and not init.quantized:
-        return quantized_weights(init, run.config.quantizer)
+        return quantized_weights(init, run.config.quantizer, run.config.ptq)
     return best_checkpoint(init.folder).evaluated_weights()
 
 
-def quantized_weights(source: Run, quantizer: str) -> dict[str, torch.Tensor]:
+def quantized_weights(source: Run, quantizer: str, ptq: str = "plain") -> dict[str, torch.Tensor]:
     """The best weights of the float run `source`, its norms folded and its stack quantized. `UserError` where the
     quantizer does not fit its layers, or leaves nothing of one."""
     bundle = Bundle(source.config, len(source.answers))
     fill_from_best(bundle, source)
+    floats = float_stack(bundle.model)
     bundle.quantize(quantizer)
+    if steps_of(ptq):
+        made = calibrated(floats, calibration_spikes(source, bundle.model), quantizer, ptq)
+        quantized_stack(bundle.model).load_state_dict(made.state_dict())
     refuse_crushed(quantized_stack(bundle.model))
     return bundle.state_dict()
+
+
+@torch.no_grad()
+def calibration_spikes(source: Run, model: AshNet, images: int = 256) -> torch.Tensor:
+    """s_in [T, B, C, h, w] of the first training images, which is what post-training quantization looks at."""
+    data = load_split(source, "train")
+    model.eval()
+    batches = (images_of(data, indices, torch.device("cpu")) for indices in image_batches(data, min(images, len(data))))
+    return torch.cat([model.abstract.encoder(model.concrete.stem(batch)) for batch in batches], 1)
 
 
 def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
@@ -99,7 +114,10 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
         raise UserError(f"{source.folder}: is quantized already; pass the float run that it came from")
     if config.quantizer is None:
         raise UserError("a quantized run needs a quantizer, for example --quantizer int8")
-    quantized_weights(source, config.quantizer)  # refuses before anything is written
+    layers = float_stack(AshNet(source.config.model, len(source.answers))).neural_layers
+    quantizer = settled(config.quantizer, layers, config.ptq)
+    config = replace(config, quantizer=quantizer)
+    quantized_weights(source, quantizer)  # refuses before anything is written
     weights = {
         k.removeprefix("model."): v
         for k, v in best_checkpoint(source.folder).evaluated_weights().items()
@@ -108,12 +126,15 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
     return create_run(folder, config, source.codec, source.answers, source.data, float_weights=weights)
 
 
-def qat_config(source: Run, steps: int | None = None, quantizer: str = "int8") -> RunConfig:
-    """The config of `source`'s quantized run. quantizer: as in `quantize.quantizers.quantizers_of`."""
+def qat_config(
+    source: Run, steps: int | None = None, quantizer: str = "int8", ptq: str = "plain", distill: float = 0.0
+) -> RunConfig:
+    """The config of `source`'s quantized run. quantizer: as in `quantize.quantizers.quantizers_of`. steps: 0 for
+    post-training quantization alone."""
     recipe = qat_recipe(source.config.train)
     if steps is not None:
         recipe = replace(recipe, steps=steps, save_every=max(1, steps))
-    return replace(source.config, train=recipe, quantizer=quantizer)
+    return replace(source.config, train=recipe, quantizer=quantizer, ptq=ptq, distill=distill)
 
 
 def tuned_run(source: Run, folder: Path, chip: str, steps: int | None = None) -> Run:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from ashnets.cli.bits import search, sensitivity
 from ashnets.cli.chip import bench, doctor, keys, report, simulate, worker
 from ashnets.cli.exchange import export, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
@@ -23,6 +24,8 @@ COMMANDS = {
     "train": train,
     "finetune": finetune,
     "quantize": quantize,
+    "sensitivity": sensitivity,
+    "search": search,
     "tune": tune,
     "evaluate": evaluate,
     "export": export,

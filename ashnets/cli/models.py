@@ -75,6 +75,8 @@ def quantize(
     out: Path | None = None,
     steps: int | None = None,
     quantizer: str = "int8",
+    ptq: str = "plain",
+    distill: float = 0.0,
     resume: bool = False,
     device: Device = "auto",
     json: bool = False,
@@ -86,6 +88,9 @@ def quantize(
 
     quantizer: int8, even8, int6, int4, int3, int2 or ternary for all layers, or LAYER=NAME,... with *=NAME for those
     not named. A name may say how its scale, a power of two, is found: int4:max, int4:mse, int4:trained.
+
+    ptq: how it is quantized before it is trained: plain, best, or some of gptq, gpfq, bias, balance joined by +; with
+    --steps 0, all there is. distill: weight of the distance to the float stack's firing rates, 1 for example.
     """
     from train.run import open_run
     from train.stages import qat_config, quantized_run
@@ -95,7 +100,7 @@ def quantize(
     start = open_run(source)
     suffix = "mixed" if "=" in quantizer else quantizer.replace(":", "-")
     folder = out or source.with_name(f"{source.name}-{suffix}")
-    made = quantized_run(start, folder, qat_config(start, steps, quantizer))
+    made = quantized_run(start, folder, qat_config(start, steps, quantizer, ptq, distill))
     return _train(made, device, json, init=start, next_step=f"ashnets simulate {folder} --verify")
 
 

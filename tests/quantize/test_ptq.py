@@ -102,6 +102,16 @@ def test_ptq_leaves_no_hooks_and_buffers_behind(case, method):
     made(s)
 
 
+@pytest.mark.parametrize("method", ["gptq", "gpfq"])
+def test_weights_of_inputs_that_stayed_silent_in_the_calibration_are_kept(case, method):
+    stack, s = case
+    silent = s.clone()
+    silent[:, :, 1] = 0
+    weight_int, _ = quantize.ptq(stack, silent, "int4", method).layers[0].weight()
+    assert (weight_int[:, 1] != 0).float().mean() > 0.3
+    quantize.ptq(stack, torch.zeros_like(s), "int4", method)(s)
+
+
 def test_a_method_is_named_right_or_refused():
     assert steps_of("plain") == ()
     assert steps_of("best") == ("gptq", "bias", "balance")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from quantize.errors import LayerErrors
+from quantize.search import Sensitivity, Trial
 from quantize.verify import Joint
 
 
@@ -39,3 +40,22 @@ def joint_table(joints: list[Joint]) -> str:
     if compared:
         notes.append(f"of {compared:,} spikes each; the first row is there to be seen, every other must be 0")
     return "\n".join([*aligned(rows), *notes])
+
+
+def sensitivity_table(found: list[Sensitivity]) -> str:
+    """A line for each layer, the most sensitive first: points lost in each format."""
+    formats = list(dict.fromkeys(each.format for each in found))
+    rows = [["points lost", *formats]]
+    for layer in dict.fromkeys(each.layer for each in found):
+        drops = {each.format: f"{each.drop:.2f}" for each in found if each.layer == layer}
+        rows.append([layer, *(drops[format] for format in formats)])
+    return "\n".join(aligned(rows))
+
+
+def trial_table(path: list[Trial]) -> str:
+    """The path of a search, from int8 down."""
+    rows = [["quantizer", "bytes", "of int8", "score", "lost"]]
+    for t in path:
+        share = f"{t.bytes / path[0].bytes:.2f}"
+        rows.append([t.quantizer, f"{t.bytes:,}", share, f"{t.score:.2f}", f"{t.drop:.2f}"])
+    return "\n".join(aligned(rows))
