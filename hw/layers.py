@@ -28,8 +28,8 @@ class Synaptic:
     weight_int: int64, the layer's own shape.    weight_exp: a power of two for the summed input.
     bias_mant: int64 [channels], added to v as `bias_mant << bias_exp`.
     decay_u_int, decay_v_int: int64 [] or [channels], 1..4096.    v_th_mant: int64 [] or [channels], 0..131071.
-    weight_bits: of one weight, as it was quantized.    scale_exp: a weight of 1 stands for 2**scale_exp in the network
-    that it came from. Neither changes a spike.
+    weight_bits: of one weight, without the low zeros that all share.    scale_exp: a weight of 1 stands for
+    2**scale_exp in the network that it came from. Neither changes a spike.
     """
 
     name: str

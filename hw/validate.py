@@ -48,12 +48,13 @@ def layer_problems(layer: Conv | Dense, largest: int = 1) -> Iterator[str]:
             "quantize with bits=8 (lava-nc weightutils)"
         )
     held = 1 << layer.weight_bits - 1 if 1 <= layer.weight_bits <= loihi.WEIGHT_BITS_MAX else 0
+    shared = shared_zero_bits(weight)
     if not held:
         yield f"weight_bits is {layer.weight_bits}, Loihi holds 1..{loihi.WEIGHT_BITS_MAX} (lava-nc num_weight_bits)"
-    elif layer.weight_bits < loihi.WEIGHT_BITS_MAX and not -held <= low <= high < held:
+    elif layer.weight_bits < loihi.WEIGHT_BITS_MAX and not -held <= low >> shared <= high >> shared < held:
         yield (
-            f"weights span [{low}, {high}], weight_bits={layer.weight_bits} holds [{-held}, {held - 1}]; raise "
-            "weight_bits or quantize anew (ours)"
+            f"weights span [{low}, {high}] in steps of {1 << shared}, weight_bits={layer.weight_bits} holds "
+            f"[{-held}, {held - 1}] steps; raise weight_bits or quantize anew (lava-dl netx)"
         )
     if not -loihi.SCALE_EXP_LIMIT <= layer.scale_exp <= loihi.SCALE_EXP_LIMIT:
         yield f"scale_exp is {layer.scale_exp}, float32 holds +-{loihi.SCALE_EXP_LIMIT}; rescale the network (ours)"
@@ -85,6 +86,11 @@ def layer_problems(layer: Conv | Dense, largest: int = 1) -> Iterator[str]:
         yield from _range_problem(layer, key, *limits, source)
     if not 0 <= layer.bias_exp <= loihi.BIAS_EXP_MAX:
         yield f"bias_exp is {layer.bias_exp}, Loihi holds 0..7 (3 bits, lava-nc LIF)"
+
+
+def shared_zero_bits(weight: np.ndarray) -> int:
+    """Number of low bits that are 0 in every weight, 7 at the most: the chip need not store them."""
+    return next(bits for bits in range(loihi.WEIGHT_BITS_MAX - 1, -1, -1) if not np.any(weight % (1 << bits)))
 
 
 def _range_problem(layer: Conv | Dense, key: str, low: int, high: int, source: str):

@@ -9,13 +9,25 @@ recursion, lowering, verification.
 
 from torch import Tensor, nn
 
+from quantize.importing import from_net, from_nir, from_program
 from quantize.lower import lower
 from quantize.ptq import calibrated
 from quantize.qat import QuantizedStack
 from quantize.trace import as_stack
-from quantize.verify import verify
+from quantize.verify import RUNTIMES, verify
 
-__all__ = ["QuantizedStack", "as_stack", "lower", "ptq", "qat", "verify"]
+__all__ = [
+    "RUNTIMES",
+    "QuantizedStack",
+    "as_stack",
+    "from_net",
+    "from_nir",
+    "from_program",
+    "lower",
+    "ptq",
+    "qat",
+    "verify",
+]
 
 
 def ptq(network: nn.Module, spikes: Tensor, quantizer: str = "int8", method: str = "best") -> QuantizedStack:

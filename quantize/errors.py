@@ -51,7 +51,7 @@ def layer_errors(layer: QuantizedLayer) -> LayerErrors:
         quantizer=str(layer.quantizer),
         bits=format_.bits,
         memory_bits=format_.bits * weight_int.numel(),
-        scale=float(scale),
+        scale=float(scale) * step,
         sqnr=float(10 * torch.log10(real.square().mean() / noise)) if noise else float("inf"),
         zeros=float((weight_int == 0).double().mean()),
         clipped=float(((whole < format_.lowest - 0.5) | (whole > format_.highest + 0.5)).double().mean()),

@@ -30,7 +30,7 @@ def _lower_layer(name: str, layer: QuantizedLayer) -> Layer:
         "decay_v_int": _numpy(neuron.decay_v_int),
         "v_th_mant": _numpy(neuron.v_th_mant),
         "bias_mant": _numpy(neuron.bias_mant),
-        "weight_bits": layer.quantizer.holds.chip_bits,
+        "weight_bits": layer.quantizer.holds.bits,
         "scale_exp": round(math.log2(scale)),
     }
     synapse = layer.synapse

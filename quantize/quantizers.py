@@ -1,6 +1,8 @@
 """Brevitas weight quantizers whose integers Loihi holds: signed, symmetric, one power-of-two scale per layer.
 
-    w_int = clip(round(w / scale)),  scale = 2**e        so that the scale folds into the threshold
+    w_int = step clip(round(w / (step scale))),  scale = 2**e        so that the scale folds into the threshold
+
+The integers of a format of b bits are multiples of step = 2**(8 - b).
 
 A quantizer is named FORMAT or FORMAT:SCALE, for example int8, int4, ternary:trained. Lava keeps every integer of a
 format, also in a layer with weights of both signs (stored with exponent -1); `even8` survives even a `Dense` that is
@@ -19,6 +21,7 @@ from brevitas.quant.base import IntQuant, MaxStatsScaling, PerTensorPoTScaling8b
 from brevitas.quant.solver import WeightQuantSolver
 from torch import Tensor
 
+from hw import loihi
 from hw.errors import UserError
 
 # Or a state dict without a scale would make Brevitas forget it, and every one would make a new parameter of it, which
@@ -28,22 +31,22 @@ brevitas.config.REINIT_ON_STATE_DICT_LOAD = False
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """bits: of Brevitas' integer. narrow: without its lowest value. step: what the chip's integers are multiples of."""
+    """bits: of Brevitas' integer. narrow: without its lowest value."""
 
     bits: int
     narrow: bool = False
-    step: int = 1
+
+    @property
+    def step(self) -> int:
+        """What the chip's integers are multiples of: they fill its 8 bits, so that threshold, bias and states, which
+        are counted in the same unit, are as fine as they are for int8."""
+        return 1 << loihi.WEIGHT_BITS_MAX - self.bits
 
     @property
     def scale(self) -> str:
         """The one of `SCALES` that is taken where none is named: with few bits, one that fits max |w| leaves almost
         nothing of the others."""
         return "max" if self.bits > 4 else "mse"
-
-    @property
-    def chip_bits(self) -> int:
-        """Of the chip's integer, which is `step` times Brevitas'."""
-        return self.bits + self.step.bit_length() - 1
 
     @property
     def lowest(self) -> int:
@@ -56,7 +59,7 @@ class Format:
 
 FORMATS = {
     "int8": Format(bits=8, narrow=True),
-    "even8": Format(bits=7, step=2),
+    "even8": Format(bits=7),
     "int6": Format(bits=6),
     "int4": Format(bits=4),
     "int3": Format(bits=3),

@@ -2,7 +2,7 @@
 written:
 
     qcdq     weight_int (int8, uint8 or int16) -> DequantizeLinear, scale 1     standard ONNX, opset 21
-    qonnx    weight_int (float32) -> Quant, scale 1, its bits                   QONNX, for FINN-style tools
+    qonnx    weight_int (float32) -> Quant, its bits, scale: the shared low bits  QONNX, for FINN-style tools
 
 Inputs and outputs of the step, all zero at a sample's start:
 
@@ -26,7 +26,7 @@ from hw import loihi
 from hw.errors import UserError
 from hw.program import Conv, Dense, Flatten, Recurrent, SpikingProgram
 from hw.program_file import program_parts
-from hw.validate import validate
+from hw.validate import shared_zero_bits, validate
 
 OPSET = 21
 IR_VERSION = 10
@@ -134,8 +134,10 @@ class StepGraph:
         value, name = getattr(layer, key), f"{layer.name}.{key}"
         if self.dialect == "qonnx":
             self.constant(name, value, "float32")
-            bits = self.constant(f"{name}.bits", quant_bits(layer, value), "float32")
-            ends = [self.constant("one", 1, "float32"), self.constant("zero", 0, "float32"), bits]
+            shared = shared_zero_bits(value)
+            bits = self.constant(f"{name}.bits", quant_bits(layer, value >> shared), "float32")
+            scale = self.constant(f"{name}.scale", 1 << shared, "float32")
+            ends = [scale, self.constant("zero", 0, "float32"), bits]
             self.known.append(_value(f"{name}.quant", "float32", value.shape))
             signs = {"signed": 1, "narrow": 0, "rounding_mode": "ROUND"}
             return self._add("Quant", [name, *ends], f"{name}.quant", domain=_QONNX_DOMAIN, **signs)

@@ -1,0 +1,160 @@
+"""What bits cost, as a table: accuracy by format and by how the network was quantized.
+
+    python -m benchmarks.bits OUT.jsonl [FLOAT_RUN ...]
+
+digits: three seeds, trained here. FLOAT_RUN: finished float runs, one per seed. Each row is written when it is there,
+so that an interrupted table goes on; at the end the means over seeds are printed. `mixed` is the search's assignment at
+half of int8's bytes, its scores taken on training (digits) or validation images.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import quantize
+from quantize.quantizers import FORMATS, quantizers_of
+from quantize.search import Score, search, size_of
+from train import digits
+from train.bits import layer_weights, scorer
+from train.evaluate import evaluate
+from train.report.terminal import aligned
+from train.run import load_model, open_run
+from train.stages import load_split, qat_config, quantized_run, train_run
+
+SEEDS, MIXED, METHODS = (0, 1, 2), "mixed", ("plain", "best", "qat")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One float network: weights of each layer, its own accuracy, and that of a quantizer by a method."""
+
+    name: str
+    seed: int
+    weights: dict[str, int]
+    real: Callable[[], float]
+    accuracy: Callable[[str, str], float]
+    score: Callable[[], Score]
+
+
+def digits_case(seed: int) -> Case:
+    data, net = digits.load_digits(seed), digits.network(seed)
+    digits.train(net, list(net.parameters()), data, epochs=60, rate=5e-3, seed=seed)
+    spikes = data.train_spikes[:, :512]
+
+    def accuracy(quantizer: str, method: str) -> float:
+        if method != "qat":
+            return digits.accuracy(quantize.ptq(net, spikes, quantizer, method), data)
+        stack = quantize.qat(net, spikes, quantizer, "best")
+        digits.train(stack, trained(stack), data, epochs=30, rate=2e-3, seed=seed, teacher=net)
+        return digits.accuracy(stack.eval(), data)
+
+    def score(quantizer: str) -> float:
+        made = quantize.ptq(net, spikes, quantizer, "best")
+        with torch.no_grad():
+            right = made(data.train_spikes).sum(0).argmax(1) == data.train_labels
+        return 100 * float(right.float().mean())
+
+    weights = {"0": 64 * 64, "2": 64 * 10}
+    return Case(
+        name="digits",
+        seed=seed,
+        weights=weights,
+        real=lambda: digits.accuracy(net, data),
+        accuracy=accuracy,
+        score=lambda: score,
+    )
+
+
+def trained(stack: nn.Module) -> list[nn.Parameter]:
+    return [p for p in stack.parameters() if p.requires_grad]
+
+
+def run_case(folder: Path) -> Case:
+    run = open_run(folder)
+    test = load_split(run, "test")
+
+    def of(opened, backend: str) -> float:
+        return evaluate(run.config.train.task, load_model(opened, backend, CPU), test, run.codec, run.answers).score
+
+    def accuracy(quantizer: str, method: str) -> float:
+        steps, ptq = (None, "best") if method == "qat" else (0, method)
+        with tempfile.TemporaryDirectory() as scratch:
+            made = quantized_run(run, Path(scratch) / "run", qat_config(run, steps, quantizer, ptq))
+            return of(train_run(made, CPU, init=run), "qat")
+
+    return Case(
+        name=run.config.train.dataset,
+        seed=run.config.train.seed,
+        weights=layer_weights(run, CPU),
+        real=lambda: of(run, "float"),
+        accuracy=accuracy,
+        score=lambda: scorer(run, "best", 200, CPU),
+    )
+
+
+def rows(case: Case, known: set[tuple]) -> Iterator[dict]:
+    """One for the float network, then one for each format and method that is not known yet."""
+
+    def new(format: str, method: str) -> bool:
+        return (case.name, case.seed, format, method) not in known
+
+    def row(format: str, method: str, accuracy: float, **more: object) -> dict:
+        return {"case": case.name, "seed": case.seed, "format": format, "method": method, "accuracy": accuracy, **more}
+
+    @cache
+    def mixed() -> str:
+        return search(case.weights, case.score(), memory=0.5)[0].quantizer
+
+    if new("float", "-"):
+        yield row("float", "-", case.real(), bytes=4 * sum(case.weights.values()))
+    for format in (*FORMATS, MIXED):
+        for method in METHODS:
+            if new(format, method):
+                quantizer = mixed() if format == MIXED else format
+                named = quantizers_of(quantizer, list(case.weights))
+                size = size_of(case.weights, {name: str(q) for name, q in named.items()})
+                yield row(format, method, case.accuracy(quantizer, method), quantizer=quantizer, bytes=size)
+
+
+def main(out: Path, runs: list[Path]) -> None:
+    known_rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    known = {(r["case"], r["seed"], r["format"], r["method"]) for r in known_rows}
+    makers: list[Callable[[], Case]] = [lambda seed=seed: digits_case(seed) for seed in SEEDS]
+    makers += [lambda folder=folder: run_case(folder) for folder in runs]
+    with open(out, "a") as file:
+        for make in makers:
+            for found in rows(make(), known):
+                known_rows.append(found)
+                print(json.dumps(found), file=file, flush=True)
+                print(*found.values(), flush=True)
+    print(table(known_rows))
+
+
+def table(found: list[dict]) -> str:
+    """Mean accuracy over seeds (and their number) by case, format and method."""
+    lines = []
+    for case in dict.fromkeys(r["case"] for r in found):
+        grid = [[case, "bytes", *METHODS]]
+        for format in dict.fromkeys(r["format"] for r in found if r["case"] == case):
+            of = [r for r in found if (r["case"], r["format"]) == (case, format)]
+            cells = []
+            for method in ("-",) if format == "float" else METHODS:
+                values = [r["accuracy"] for r in of if r["method"] == method]
+                cells.append(f"{sum(values) / len(values):.2f} ({len(values)})" if values else "-")
+            size = sum(r["bytes"] for r in of) // len(of)
+            grid.append([format, f"{size:,}", *cells, *[""] * (len(METHODS) - len(cells))])
+        lines += ["", *aligned(grid)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])
