@@ -101,7 +101,7 @@ def verify(
     with ExitStack() as cleanup:
         ways = {name: _Way(name, program, given.get(name), keys, cleanup) for name in wanted}
         for s_in in batches:
-            spikes = s_in.detach().cpu().numpy().astype(np.uint8)
+            spikes = s_in.detach().cpu().numpy().astype(np.int32 if program.input_bits else np.uint8)
             truth = reference.run(spikes, layers=True).layers
             for name, limit in wanted.items():
                 ways[name].compare(s_in, spikes, truth, limit)

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +72,18 @@ def test_verify_prints_a_row_for_every_runtime_and_file(runs, capsys, tmp_path):
         assert sum(row["compared"].values()) > 0
         if name != "float":
             assert (row["mismatching_spikes"], row["integers"], row["output_equal"]) == (0, True, True), name
+
+
+def test_verify_takes_a_program_and_spikes_too(runs, capsys, tmp_path):
+    program = run_program(runs[1])
+    spikes = np.random.default_rng(0).random((5, program.steps, *program.input_shape)) < 0.3
+    np.save(tmp_path / "s.npy", spikes)
+    arguments = ["--input", str(tmp_path / "s.npy"), "--slow-samples", "1", "--json"]
+    assert main(["verify", str(runs[1].folder / "program"), *arguments]) == 0
+    rows = {row["runtime"]: row for row in last_json(capsys)["joints"]}
+    assert list(rows) == [name for name in RUNTIMES if name not in ("float", "qat")]
+    assert rows["nir"]["samples"] == 5
+    assert all(row["mismatching_spikes"] == 0 for row in rows.values())
 
 
 def test_verify_exits_with_one_when_a_runtime_differs(runs, capsys, monkeypatch):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ashnets.cli.common import Device, RunFolder, done
+from ashnets.cli.common import Device, done
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -53,8 +53,9 @@ def _program(source: Path) -> Any:
 
 
 def verify(
-    run: RunFolder,
+    source: Source,
     /,
+    input: Path | None = None,
     samples: int | None = None,
     slow_samples: int = 64,
     device: Device = "auto",
@@ -63,19 +64,35 @@ def verify(
     """Run the test images of the quantized RUN through every runtime and every exported file, and count the spikes
     that differ from the reference, layer by layer. Exit code 1 if one does, the float network's aside.
 
-    samples: images for the fast runtimes, by default the whole test split. slow_samples: for Lava and QONNX's executor.
+    RUN may also be a program's folder or a .net file, with --input SPIKES.npy, [T, ...] or [B, T, ...]. samples: images
+    for the fast runtimes, by default all. slow_samples: for Lava and QONNX's executor.
     """
     from quantize.verify import RUNTIMES
-    from train.joints import verify_run
     from train.report.terminal import joint_table
-    from train.run import choose_device, open_run
 
     limits = {name: samples if limit is None else slow_samples for name, limit in RUNTIMES.items()}
-    joints = verify_run(open_run(run), limits, choose_device(device))
+    joints = _joints_of_run(source, limits, device) if input is None else _joints_of_program(source, input, limits)
     print(joint_table(joints))
     well = all(joint.well for joint in joints)
-    done({"run": str(run), "well": well, "joints": [joint_values(joint) for joint in joints]}, json)
+    done({"run": str(source), "well": well, "joints": [joint_values(joint) for joint in joints]}, json)
     return 0 if well else 1
+
+
+def _joints_of_run(run: Path, limits: dict[str, int | None], device: str) -> Any:
+    from train.joints import verify_run
+    from train.run import choose_device, open_run
+
+    return verify_run(open_run(run), limits, choose_device(device))
+
+
+def _joints_of_program(source: Path, spikes: Path, limits: dict[str, int | None]) -> Any:
+    import torch
+
+    from hw.simulate.files import load_job, load_numbers
+    from quantize.verify import verify as joints_of
+
+    job = load_job(source, load_numbers(spikes), spikes)
+    return joints_of(job.program, torch.from_numpy(job.spikes.astype("int32")).split(64, 1), limits)
 
 
 def joint_values(joint: Any) -> dict[str, Any]:

@@ -66,6 +66,9 @@ def test_a_good_program_has_no_problems_and_the_shapes_of_its_layers() -> None:
         ({"weight_int": np.array([[256, 0], [0, 0]])}, "256", "8 bits", "quantize with bits=8"),
         ({"weight_int": np.array([[-258, 0], [0, 0]])}, "-258", "8 bits", "quantize with bits=8"),
         ({"weight_int": np.zeros((2, 2), int)}, "zero", "netx cannot scale", "drop the layer"),
+        ({"weight_bits": 9}, "9", r"1\.\.8", "num_weight_bits"),
+        ({"weight_bits": 3}, r"\[-2, 4\] in steps of 1", r"\[-4, 3\] steps", "raise weight_bits"),
+        ({"scale_exp": -127}, "-127", "126", "rescale"),
         ({"weight_exp": 8}, "8", r"-8\.\.7", "rescale"),
         ({"weight_exp": 10**40}, "1" + "0" * 40, r"-8\.\.7", "rescale"),
         ({"v_th_mant": V_TH_MANT_MAX + 1}, str(V_TH_MANT_MAX + 1), r"0\.\.131071", "rescale"),
@@ -142,6 +145,12 @@ def test_two_layers_of_one_name_are_refused() -> None:
     layer = dense_program().layers[0]
     with pytest.raises(UserError, match="names must differ"):
         SpikingProgram(input_shape=(2,), steps=1, layers=(layer, layer))
+
+
+def test_low_zeros_that_all_weights_share_take_no_bits() -> None:
+    weight = np.array([[-128, 96], [32, 0]])
+    assert problems(dense_program(weight_int=weight, weight_bits=3)) == []
+    assert len(problems(dense_program(weight_int=weight + 16, weight_bits=3))) == 1
 
 
 def test_a_saved_program_loads_as_it_was(saved: Path) -> None:
