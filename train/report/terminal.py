@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from quantize.errors import LayerErrors
 from quantize.search import Sensitivity, Trial
-from quantize.verify import Joint
+from quantize.verify import FLOAT, Joint
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -38,7 +38,8 @@ def joint_table(joints: list[Joint]) -> str:
     notes = [f"{joint.left} cannot hold it: {joint.refused}" for joint in joints if joint.refused]
     compared = sum(joints[0].compared.values())
     if compared:
-        notes.append(f"of {compared:,} spikes each; the first row is there to be seen, every other must be 0")
+        seen = "the first row is there to be seen, every other" if joints[0].left == FLOAT else "every row"
+        notes.append(f"of {compared:,} spikes each; {seen} must be 0")
     return "\n".join([*aligned(rows), *notes])
 
 
