@@ -153,7 +153,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def open_bundle(folder: Path, backend: str = "events", keys: Path | None = None) -> OpenBundle:
+def open_bundle(folder: Path, backend: str = "reference", keys: Path | None = None) -> OpenBundle:
     """Check a bundle's folder, every file against its hash, and open it. backend: what runs the program. keys: the
     folder of keys for remote workers."""
     check_backend(backend)

@@ -21,9 +21,9 @@ from torch.export import Dim
 
 from ashnets.heads import SpellingEmbeddingHead
 from ashnets.model import AshNet, normalise
-from ashnets.text import Tokens
+from ashnets.text import TextCodec, Tokens
 from hw.artifact import staged_artifact, write_json
-from hw.bundle import KIND, HostModels, OpenBundle, TextCodec, read_codec
+from hw.bundle import KIND, HostModels, OpenBundle, read_codec
 from hw.errors import BackendError
 from hw.program_file import save_program
 from hw.simulate import open_backend
@@ -51,7 +51,7 @@ class Part:
 
 
 def export_run(run: Run, folder: Path, *, bundle: bool, samples: int | None = None) -> dict[str, Any]:
-    """Write `folder`: the ONNX models of a quantized run and, in a bundle, its program, tokenizer, lexicon and answers.
+    """Write `folder`: the ONNX models of a quantized run, its tokenizer and lexicon and, in a bundle, its program.
     Returns the manifest's meta.
 
     samples: test images that are compared, all by default. `BackendError` where a model cannot be exported or gives
@@ -61,18 +61,16 @@ def export_run(run: Run, folder: Path, *, bundle: bool, samples: int | None = No
     size = run.config.model.concrete.image_size
     meta: dict[str, Any] = {"answers": run.answers, "image_size": size, "opset": OPSET}
     with staged_artifact(folder, KIND if bundle else HOST, meta) as temporary:
-        for name, part in host_parts(model, run).items():
+        for name, part in host_parts(model, run.codec).items():
             write_part(model, part, temporary / f"{name}.onnx")
-        codec = TextCodec(run.codec.tokenizer, run.codec.lexicon)
+        run.codec.tokenizer.save(str(temporary / "tokenizer.json"))
+        write_json(temporary / "lexicon.json", run.codec.lexicon)
         if bundle:
             save_program(program, temporary / "program")
-            run.codec.tokenizer.save(str(temporary / "tokenizer.json"))
-            write_json(temporary / "lexicon.json", run.codec.lexicon)
-            codec = read_codec(temporary)
         opened = OpenBundle(
             models=HostModels(temporary),
             chip=open_backend("events", program),
-            codec=codec,
+            codec=read_codec(temporary),
             answers=run.answers,
             image_size=size,
         )
@@ -82,14 +80,14 @@ def export_run(run: Run, folder: Path, *, bundle: bool, samples: int | None = No
 
 
 @torch.no_grad()
-def host_parts(model: AshNet, run: Run) -> dict[str, Part]:
+def host_parts(model: AshNet, codec: TextCodec) -> dict[str, Part]:
     """The parts around the spiking stack, by file name. Each calls the model's own modules."""
-    size = run.config.model.concrete.image_size
+    size = model.config.concrete.image_size
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     vision = model.vision(normalise(images))
-    tokens = run.codec.encode(["is there a red shape?", "what is it?"])
+    tokens = codec.encode(["is there a red shape?", "what is it?"])
     w = model.text(tokens)
-    b, m, n = Dim("B"), Dim("M"), Dim("N", max=run.config.model.text.length)
+    b, m, n = Dim("B"), Dim("M"), Dim("N", max=model.config.text.length)
     texts = {"ids": tokens.ids, "padding": tokens.padding}
     text_axes: tuple[dict[int, Any], ...] = ({0: m, 1: n}, {0: m, 1: n})
     if isinstance(model.text_head, SpellingEmbeddingHead):
@@ -212,7 +210,7 @@ class _Tally:
         share = float(np.abs(found - truth).max() / np.abs(truth).max().clip(1e-30))
         if not share <= TOLERANCE:
             raise BackendError(
-                f"{name}: onnxruntime differs from torch by {share:.1e} of the largest value, {TOLERANCE:.0e} is allowed"
+                f"{name}: onnxruntime differs from torch by {share:.1e} of the largest value, the limit is {TOLERANCE}"
             )
         self.real[name] = max(self.real.get(name, 0.0), share)
 

@@ -66,7 +66,7 @@ def run(
     /,
     image: Path,
     text: tuple[str, ...],
-    backend: str = "events",
+    backend: str = "reference",
     top: int = 5,
     keys: Path | None = None,
     json: bool = False,
