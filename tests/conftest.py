@@ -46,8 +46,7 @@ def cut(name: str, split: str, image_size: int, count: int) -> ArrayData:
     )
 
 
-@pytest.fixture
-def few_records(monkeypatch):
+def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data sets 'few_vqa' (40 pictures) and 'few_openmoji' (40 pictures), real but short."""
     cache: dict[tuple, ArrayData] = {}
 
@@ -62,6 +61,12 @@ def few_records(monkeypatch):
 
     monkeypatch.setitem(DATASETS, "few_vqa", maker("easy_vqa"))
     monkeypatch.setitem(DATASETS, "few_openmoji", maker("openmoji"))
+
+
+@pytest.fixture
+def few_records(monkeypatch):
+    """See `shorten`."""
+    shorten(monkeypatch)
 
 
 def micro_config(task: str = "vqa", **train) -> RunConfig:

@@ -12,7 +12,7 @@ import tyro
 
 from ashnets.cli.bits import search, sensitivity
 from ashnets.cli.chip import bench, doctor, keys, report, simulate, worker
-from ashnets.cli.exchange import export, verify
+from ashnets.cli.exchange import export, run, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
 from hw.errors import BackendError, UserError
 
@@ -29,6 +29,7 @@ COMMANDS = {
     "tune": tune,
     "evaluate": evaluate,
     "export": export,
+    "run": run,
     "verify": verify,
     "simulate": simulate,
     "report": report,

@@ -1,4 +1,4 @@
-"""Commands that take a network to other tools: export, verify."""
+"""Commands that take a network to other tools: export, run, verify."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,30 +13,80 @@ Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 def export(
     source: Source,
     /,
-    format: Literal["netx", "qcdq", "qcdq-scan", "qonnx", "nir"] = "qcdq",
+    format: Literal["netx", "qcdq", "qcdq-scan", "qonnx", "nir", "onnx", "bundle"] = "qcdq",
     out: Path | None = None,
-    samples: int = 4,
+    samples: int | None = None,
     json: bool = False,
 ) -> int:
-    """Write the spiking program of RUN, a quantized run or a program's folder, as a file that other tools read. Into
-    RUN-FORMAT unless --out is given.
+    """Write RUN, a quantized run, in a form that other tools read. Into RUN-FORMAT unless --out is given.
 
-    netx: Lava-DL's .net. qcdq: ONNX of one step with explicit state, for onnxruntime. qcdq-scan: ONNX of a whole
-    sample. qonnx: for FINN-style tools. nir: for spikingjelly and other simulators.
+    Its spiking program, or that of a program's folder. netx: Lava-DL's .net. qcdq: ONNX of one step with explicit
+    state, for onnxruntime. qcdq-scan: ONNX of a whole sample. qonnx: for FINN-style tools. nir: for spikingjelly and
+    other simulators.
 
-    The file is read back and run before it is called written; --samples random ones are compared, spike for spike.
+    onnx: all that is around the program, as ONNX models. bundle: these, the program and all that 'ashnets run' needs
+    to answer without torch.
+
+    What was written is read back and run before it is kept; --samples random ones (4) are compared, spike for spike,
+    or test images (all) for onnx and bundle.
     """
+    folder = out or source.absolute().with_name(f"{source.absolute().name}-{format}")
+    if format in ("onnx", "bundle"):
+        return _export_host(source, folder, format, samples, json)
     from hw.exchange.export import export_program, random_spikes
 
     program = _program(source)
-    folder = out or source.absolute().with_name(f"{source.absolute().name}-{format}")
-    meta = export_program(program, folder, format, random_spikes(program, samples))
+    meta = export_program(program, folder, format, random_spikes(program, 4 if samples is None else samples))
     checked = meta["checked"]
     line = (
         f"wrote {folder / meta['file']}, {meta['bytes']:,} bytes: the same integers, "
         f"0 of {checked['spikes']} spikes differ"
     )
     return done({"run": str(source), "out": str(folder), **meta}, json, line)
+
+
+def _export_host(source: Path, folder: Path, format: str, samples: int | None, json: bool) -> int:
+    from train.export import export_run
+    from train.run import open_run
+
+    meta = export_run(open_run(source), folder, bundle=format == "bundle", samples=samples)
+    checked = meta["checked"]
+    line = (
+        f"wrote {folder}, {meta['bytes']:,} bytes; on {checked['images']} images and {checked['texts']} texts "
+        f"{checked['mismatching_input_spikes']} of {checked['input_spikes']} input spikes differ from torch's, and no "
+        "program spike or answer"
+    )
+    if format == "bundle":
+        line += f"\nnext: ashnets run {folder} --image PICTURE --text TEXT"
+    return done({"run": str(source), "out": str(folder), "format": format, **meta}, json, line)
+
+
+def run(
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")],
+    /,
+    image: Path,
+    text: tuple[str, ...],
+    backend: str = "reference",
+    top: int = 5,
+    keys: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Ask a BUNDLE about a picture; torch is not needed. It answers each text, or, made of a run that only retrieves,
+    sorts the texts by their likeness to the picture.
+
+    top: how many answers, or texts, are told. backend: what runs the spiking program. keys: for remote workers.
+    """
+    from hw.bundle import open_bundle
+
+    results = open_bundle(bundle, backend, keys).ask(image, text, top)
+    for result in results:
+        if "answers" not in result:
+            print(f"{result['similarity']:7.4f}  {result['text']}")
+            continue
+        print(result["text"])
+        for found in result["answers"]:
+            print(f"{found['probability']:7.4f}  {found['answer']}")
+    return done({"bundle": str(bundle), "image": str(image), "backend": backend, "results": results}, json)
 
 
 def _program(source: Path) -> Any:

@@ -91,7 +91,10 @@ def open_backend(name: str, program: SpikingProgram, keys: Path | None = None) -
         return RemoteBackend(program, name.split(","), keys=load_keys(keys, "client") if keys else None)
     kind, _, text = name.partition(":")
     module, _, attribute = BACKENDS[kind].partition(":")
-    make: Callable[..., Backend] = getattr(import_module(module), attribute)
+    try:
+        make: Callable[..., Backend] = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UserError(f"backend '{name}' needs the package '{error.name}', which is not installed") from error
     try:
         numbers = {key: float(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
         signature(make).bind(program, **numbers)

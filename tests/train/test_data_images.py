@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data import ImageError, decode_image
-from train.data import images as module
+from hw import images as module
+from hw.images import ImageError, decode_image
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:

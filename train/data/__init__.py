@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hw.errors import UserError
+from hw.images import ImageError, decode_image
 from train.data.base import (
     ArrayData,
     Batch,
@@ -18,7 +19,6 @@ from train.data.base import (
 )
 from train.data.cache import CacheError, Progress, cache_folder
 from train.data.easy_vqa import easy_vqa
-from train.data.images import ImageError, decode_image
 from train.data.openmoji import openmoji
 
 __all__ = [

@@ -10,9 +10,9 @@ from collections import defaultdict
 from importlib import metadata
 from pathlib import Path
 
+from hw.images import decode_image
 from train.data.base import ArrayData, ImageTextData, check_split, require
 from train.data.cache import Progress, cached_images
-from train.data.images import decode_image
 
 VAL_IMAGES = 400
 
