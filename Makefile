@@ -27,13 +27,22 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest
 
-test-all: lint .stock-lava/.ready
+test-all: lint .stock-lava/.ready .nir-consumers/.ready
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 # Lava as it was released, with Python 3.10 (a version or a path) and the packages that it pins: ours is compared with it.
 .stock-lava/.ready: | $(UV)
 	$(UV) venv --quiet --allow-existing --python "$(PYTHON310)" .stock-lava
 	$(UV) pip install --quiet --python .stock-lava/bin/python lava-dl==0.6.0 lava-nc==0.10.0 "setuptools<81" pyzmq safetensors
+	touch $@
+
+# Three simulators that read NIR, each in an environment of its own: they run the NIR file that ours writes.
+.nir-consumers/.ready: | $(UV)
+	for consumer in spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0; do \
+	  $(UV) venv --quiet --allow-existing --python ">=3.11" .nir-consumers/$${consumer%%=*} && \
+	  $(UV) pip install --quiet --python .nir-consumers/$${consumer%%=*}/bin/python $$consumer nir==1.0.8 nirtorch==2.6 \
+	    torch==2.15.0 || exit 1; \
+	done
 	touch $@
 
 lint: setup
@@ -56,4 +65,4 @@ wheel: | $(UV)
 	$(UV) build --quiet --wheel --out-dir dist
 
 clean:
-	rm -rf $(VENV) .stock-lava .tools dist
+	rm -rf $(VENV) .stock-lava .nir-consumers .tools dist

@@ -2,13 +2,16 @@
 
 A layer becomes Linear or Conv2d in front of CubaLIF, in the real units of the network that it came from:
 
-    w = weight_int 2**(weight_exp + e)    v_threshold = v_th_mant 2**e    b = bias_mant 2**(bias_exp - 6 + e)
+    w = weight_int 2**(weight_exp + e)    v_threshold = (v_th_mant + 2**-7) 2**e    b = bias_mant 2**(bias_exp - 6 + e)
     tau_syn = dt 4096 / decay_u_int       w_in = tau_syn / dt      tau_mem = dt 4096 / decay_v_int      r = tau_mem / dt
     v_leak = r b                          v_reset = 0              dt = 1e-4 s          e: the layer's scale_exp
 
-so that one Euler step of dt is the neuron's step (`ashnets.neurons`). NIR is of continuous time and says nothing of
-rounding: the chip's integers, which round each state toward zero, stand beside it in the graph's metadata, and a file
-is read back from these. Its real values must be the ones that they make, or the file is refused.
+so that one Euler step of dt is the neuron's step (`ashnets.neurons`). v_threshold stands half a step of the state above
+the last silent one: `v > v_threshold` and `v >= v_threshold`, of which simulators take either, fire alike. Time
+constants are float64: in float32 one of dt would be shorter than dt, which spikingjelly refuses. NIR is of continuous
+time and says nothing of rounding: the chip's integers, which round each state toward zero, stand beside it in the
+graph's metadata, and a file is read back from these. Its real values must be the ones that they make, or the file is
+refused.
 """
 
 import json
@@ -28,6 +31,7 @@ from hw.program_file import program_of, program_parts
 from hw.validate import validate
 
 DT = 1e-4
+HALF_STEP = 2.0 ** -(loihi.STATE_SHIFT + 1)
 _PROGRAM, _TENSOR = "ashnets_program", "ashnets_tensor:"
 
 
@@ -135,10 +139,11 @@ def _neurons(layer: Conv | Dense, shape: tuple[int, ...]) -> nir.CubaLIF:
         "tau_mem": DT * mem,
         "r": mem,
         "v_leak": mem * bias,
-        "v_threshold": np.ldexp(every(layer.v_th_mant), layer.scale_exp),
+        "v_threshold": np.ldexp(every(layer.v_th_mant) + HALF_STEP, layer.scale_exp),
         "v_reset": np.zeros(shape),
     }
-    return nir.CubaLIF(**{key: value.astype(np.float32) for key, value in values.items()})
+    double = ("tau_syn", "tau_mem")
+    return nir.CubaLIF(**{k: value if k in double else value.astype(np.float32) for k, value in values.items()})
 
 
 def _content(group: Any) -> dict[str, Any]:
