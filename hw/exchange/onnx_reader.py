@@ -71,7 +71,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
             raise UserError(
-                f"{path}: tensor '{tensor.name}' lies in another file ({where!r}), an export of ours holds its own; "
+                f"{path}: tensor {tensor.name!r} lies in another file ({where!r}), an export of ours holds its own; "
                 "export it anew"
             )
     return model
@@ -99,7 +99,7 @@ def integers_of(tensors: Iterable[onnx.TensorProto], path: Path) -> dict[str, np
         try:
             value = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
-            raise UserError(f"{path}: tensor '{tensor.name}' cannot be read ({error}); export it anew") from error
+            raise UserError(f"{path}: tensor {tensor.name!r} cannot be read ({error}); export it anew") from error
         if value.dtype.kind == "f":
             with np.errstate(invalid="ignore"):
                 whole = np.isfinite(value).all() and (np.abs(value) < 1 << 24).all() and (value == value.round()).all()
