@@ -68,11 +68,6 @@ def describe(program: SpikingProgram) -> dict[str, Any]:
     return {**sample, "input_shape": list(program.input_shape), "layers": layers}
 
 
-def weight_bytes(program: SpikingProgram) -> int:
-    """Memory that the weights take, packed: sum of weights x bits / 8, each layer rounded up."""
-    return sum(-(-layer.weight_int.size * layer.weight_bits // 8) for layer in program.synaptic)
-
-
 def random_spikes(program: SpikingProgram, samples: int, seed: int = 0) -> np.ndarray:
     """Spikes [T, B, *input_shape] at rates from 0 to 1, one for each sample, where no real ones are at hand."""
     rng = np.random.default_rng(seed)

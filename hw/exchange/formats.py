@@ -16,10 +16,9 @@ from hw.program import SpikingProgram
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """file: its name in an export's folder. runtime: the backend that runs what the file says. about: for whom."""
+    """file: its name in an export's folder. runtime: the backend that runs what the file says."""
 
     file: str
-    about: str
     runtime: str
     write: Callable[[SpikingProgram, Path], object]
     read: Callable[[Path, "Sample"], SpikingProgram]
@@ -62,7 +61,7 @@ def _read_nir(path: Path, sample: Sample) -> SpikingProgram:
     return read_nir(path)
 
 
-def _onnx(form: Any, file: str, runtime: str, about: str) -> Format:
+def _onnx(form: Any, file: str, runtime: str) -> Format:
     def write(program: SpikingProgram, path: Path) -> None:
         import onnx
 
@@ -75,23 +74,21 @@ def _onnx(form: Any, file: str, runtime: str, about: str) -> Format:
 
         return read_onnx(path, form)
 
-    return Format(file=file, about=about, runtime=runtime, write=write, read=read)
+    return Format(file=file, runtime=runtime, write=write, read=read)
 
 
 FORMATS: dict[str, Format] = {
     "netx": Format(
         file="network.net",
-        about="Lava-DL's netx: Lava's simulation, Loihi",
         runtime="reference",
         write=_write_netx,
         read=_read_netx,
     ),
-    "qcdq": _onnx("qcdq", "step.onnx", "onnx-step", "onnxruntime, one step with explicit state: any T, any batch"),
-    "qcdq-scan": _onnx("qcdq-scan", "sample.onnx", "onnx-scan", "onnxruntime, a whole sample in one call"),
-    "qonnx": _onnx("qonnx", "step.qonnx.onnx", "qonnx", "FINN-style tools, one step with explicit state"),
+    "qcdq": _onnx("qcdq", "step.onnx", "onnx-step"),
+    "qcdq-scan": _onnx("qcdq-scan", "sample.onnx", "onnx-scan"),
+    "qonnx": _onnx("qonnx", "step.qonnx.onnx", "qonnx"),
     "nir": Format(
         file="network.nir",
-        about="spikingjelly, snnTorch, norse and other simulators",
         runtime="reference",
         write=_write_nir,
         read=_read_nir,
