@@ -19,6 +19,7 @@ import numpy as np
 
 from hw.artifact import open_artifact, read_json
 from hw.errors import UserError
+from hw.exchange.session import session_of
 from hw.images import decode_image
 from hw.program_file import load_program
 from hw.simulate import Backend, check_backend, open_backend
@@ -82,12 +83,8 @@ class HostModels:
 
 
 def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return session_of(str(path))
     except Exception as error:  # its classes have no common base but this
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: onnxruntime does not load it ({reason}); export the bundle anew") from error

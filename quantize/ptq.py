@@ -59,7 +59,8 @@ def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = 
     stack = deepcopy(stack).eval()  # its norms must not learn from the calibration
     made = QuantizedStack(stack, settled(quantizer, stack.neural_layers, method)).eval()
     s_float = s_quantized = spikes
-    for (_, layer), (_, quantized) in zip(stack.layers.named_children(), made.layers.named_children(), strict=True):
+    for layer, quantized in zip(stack.layers.children(), made.layers.children(), strict=True):
+        wanted = layer(s_float)
         if isinstance(layer, SpikingLayer) and isinstance(quantized, QuantizedLayer):
             for step in steps:
                 if step in ("gptq", "gpfq"):
@@ -67,8 +68,8 @@ def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = 
                 elif step == "bias":
                     _correct_bias(layer, quantized, s_float, s_quantized)
                 else:
-                    _balance(quantized, s_quantized, layer(s_float))
-        s_float, s_quantized = layer(s_float), quantized(s_quantized)
+                    _balance(quantized, s_quantized, wanted)
+        s_float, s_quantized = wanted, quantized(s_quantized)
     return made
 
 

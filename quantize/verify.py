@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ashnets.stack import layer_spikes
 from hw.errors import BackendError, UserError
-from hw.exchange.export import named
 from hw.exchange.formats import FORMATS, Sample, difference
 from hw.program import SpikingProgram
 from hw.simulate import Backend, open_backend
@@ -132,7 +131,7 @@ class _Way:
             cleanup.callback(close)
 
     def _through_file(self, program: SpikingProgram) -> None:
-        kind = named(self.name)
+        kind = FORMATS[self.name]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / kind.file
             try:

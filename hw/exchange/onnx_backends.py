@@ -3,33 +3,20 @@
 Each runs the very graph that an export writes, so that a comparison with the reference is one of the file.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-import onnx
 
 from hw.errors import UserError
 from hw.exchange.onnx_scan import scan_model
 from hw.exchange.onnx_step import StepGraph
+from hw.exchange.session import session_of
 from hw.program import Recurrent, SpikingProgram
 from hw.simulate.base import LayerState, Result, State, check_spikes, check_state, initial_state, refuse_streams
 
-_SESSION = {"session.disable_quant_qdq": "1"}  # or DequantizeLinear + MatMul become MatMulNBits, which is not exact
 
-
-def session_of(model: onnx.ModelProto | str) -> Any:
-    """An onnxruntime session on the CPU that keeps integers exact. model: a graph, or a file's path."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    for key, value in _SESSION.items():
-        options.add_session_config_entry(key, value)
-    source = model if isinstance(model, str) else model.SerializeToString()
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-class _Stepped:
+class _Stepped(ABC):
     """Runs a step graph T times, its states carried along in the names of the graph."""
 
     name: str
@@ -37,8 +24,9 @@ class _Stepped:
     def __init__(self, program: SpikingProgram) -> None:
         self.program = program
 
+    @abstractmethod
     def _step(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        raise NotImplementedError
+        """The graph's outputs of one step, by name, from its inputs."""
 
     def run(
         self, spikes: np.ndarray, *, layers: bool = False, states: bool = False, state: State | None = None
@@ -75,7 +63,7 @@ class StepBackend(_Stepped):
 
     def __init__(self, program: SpikingProgram) -> None:
         super().__init__(program)
-        self.session = session_of(StepGraph(program, "qcdq").model())
+        self.session = session_of(StepGraph(program, "qcdq").model().SerializeToString())
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def _step(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -108,7 +96,7 @@ class ScanBackend:
 
     def __init__(self, program: SpikingProgram) -> None:
         self.program = program
-        self.session = session_of(scan_model(program))
+        self.session = session_of(scan_model(program).SerializeToString())
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def run(

@@ -17,8 +17,8 @@ from hw.exchange import formats
 from hw.exchange.export import export_program, random_spikes, read_export
 from hw.exchange.formats import FORMATS, Sample, difference
 from hw.exchange.nir_file import nir_graph
-from hw.exchange.onnx_backends import session_of
 from hw.exchange.onnx_reader import model_of, read_onnx
+from hw.exchange.session import session_of
 from hw.simulate import open_backend
 from tests.hw.fuzz_files import chain
 from tests.hw.strategies import cases
