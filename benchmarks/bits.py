@@ -3,8 +3,9 @@
     python -m benchmarks.bits OUT.jsonl [FLOAT_RUN ...]
 
 digits: three seeds, trained here. FLOAT_RUN: finished float runs, one per seed. Each row is written when it is there,
-so that an interrupted table goes on; at the end the means over seeds are printed. `mixed` is the search's assignment at
-half of int8's bytes, its scores taken on training (digits) or validation images.
+so that an interrupted table goes on; at the end the means over seeds are printed, with the bytes of the weights alone
+and of each file that the network is exported to. `mixed` is the search's assignment at half of int8's bytes, its scores
+taken on training (digits) or validation images.
 """
 
 import json
@@ -19,13 +20,16 @@ import torch
 from torch import nn
 
 import quantize
+from hw.exchange.formats import FORMATS as EXPORTS
+from hw.program import SpikingProgram
+from hw.program_file import save_program
 from quantize.quantizers import FORMATS, quantizers_of
 from quantize.search import Score, search, size_of
 from train import digits
 from train.bits import layer_weights, scorer
 from train.evaluate import evaluate
 from train.report.terminal import aligned
-from train.run import load_model, open_run
+from train.run import load_model, open_run, run_program
 from train.stages import load_split, qat_config, quantized_run, train_run
 
 SEEDS, MIXED, METHODS = (0, 1, 2), "mixed", ("plain", "best", "qat")
@@ -34,13 +38,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One float network: weights of each layer, its own accuracy, and that of a quantizer by a method."""
+    """One float network: weights of each layer, its own accuracy, and what a quantizer by a method makes of it."""
 
     name: str
     seed: int
     weights: dict[str, int]
     real: Callable[[], float]
-    accuracy: Callable[[str, str], float]
+    quantized: Callable[[str, str], tuple[float, SpikingProgram]]
     score: Callable[[], Score]
 
 
@@ -49,12 +53,13 @@ def digits_case(seed: int) -> Case:
     digits.train(net, list(net.parameters()), data, epochs=60, rate=5e-3, seed=seed)
     spikes = data.train_spikes[:, :512]
 
-    def accuracy(quantizer: str, method: str) -> float:
-        if method != "qat":
-            return digits.accuracy(quantize.ptq(net, spikes, quantizer, method), data)
-        stack = quantize.qat(net, spikes, quantizer, "best")
-        digits.train(stack, trained(stack), data, epochs=30, rate=2e-3, seed=seed, teacher=net)
-        return digits.accuracy(stack.eval(), data)
+    def quantized(quantizer: str, method: str) -> tuple[float, SpikingProgram]:
+        if method == "qat":
+            stack = quantize.qat(net, spikes, quantizer, "best")
+            digits.train(stack, trained(stack), data, epochs=30, rate=2e-3, seed=seed, teacher=net)
+        else:
+            stack = quantize.ptq(net, spikes, quantizer, method)
+        return digits.accuracy(stack.eval(), data), quantize.lower(stack)
 
     def score(quantizer: str) -> float:
         made = quantize.ptq(net, spikes, quantizer, "best")
@@ -68,7 +73,7 @@ def digits_case(seed: int) -> Case:
         seed=seed,
         weights=weights,
         real=lambda: digits.accuracy(net, data),
-        accuracy=accuracy,
+        quantized=quantized,
         score=lambda: score,
     )
 
@@ -84,18 +89,19 @@ def run_case(folder: Path) -> Case:
     def of(opened, backend: str) -> float:
         return evaluate(run.config.train.task, load_model(opened, backend, CPU), test, run.codec, run.answers).score
 
-    def accuracy(quantizer: str, method: str) -> float:
+    def quantized(quantizer: str, method: str) -> tuple[float, SpikingProgram]:
         steps, ptq = (None, "best") if method == "qat" else (0, method)
         with tempfile.TemporaryDirectory() as scratch:
             made = quantized_run(run, Path(scratch) / "run", qat_config(run, steps, quantizer, ptq))
-            return of(train_run(made, CPU, init=run), "qat")
+            finished = train_run(made, CPU, init=run)
+            return of(finished, "qat"), run_program(finished)
 
     return Case(
         name=run.config.train.dataset,
         seed=run.config.train.seed,
         weights=layer_weights(run, CPU),
         real=lambda: of(run, "float"),
-        accuracy=accuracy,
+        quantized=quantized,
         score=lambda: scorer(run, "best", 200, CPU),
     )
 
@@ -121,7 +127,21 @@ def rows(case: Case, known: set[tuple]) -> Iterator[dict]:
                 quantizer = mixed() if format == MIXED else format
                 named = quantizers_of(quantizer, list(case.weights))
                 size = size_of(case.weights, {name: str(q) for name, q in named.items()})
-                yield row(format, method, case.accuracy(quantizer, method), quantizer=quantizer, bytes=size)
+                accuracy, program = case.quantized(quantizer, method)
+                yield row(format, method, accuracy, quantizer=quantizer, bytes=size, files=file_sizes(program))
+
+
+def file_sizes(program: SpikingProgram) -> dict[str, int]:
+    """Bytes of the program's folder and of the file of each format."""
+    sizes: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save_program(program, Path(scratch) / "program")
+        sizes["program"] = sum(path.stat().st_size for path in folder.iterdir())
+        for name, kind in EXPORTS.items():
+            path = Path(scratch) / kind.file
+            kind.write(program, path)
+            sizes[name] = path.stat().st_size
+    return sizes
 
 
 def main(out: Path, runs: list[Path]) -> None:
@@ -151,8 +171,18 @@ def table(found: list[dict]) -> str:
                 cells.append(f"{sum(values) / len(values):.2f} ({len(values)})" if values else "-")
             size = sum(r["bytes"] for r in of) // len(of)
             grid.append([format, f"{size:,}", *cells, *[""] * (len(METHODS) - len(cells))])
-        lines += ["", *aligned(grid)]
+        lines += ["", *aligned(grid), "", *aligned(file_grid([r for r in found if r["case"] == case and "files" in r]))]
     return "\n".join(lines)
+
+
+def file_grid(found: list[dict]) -> list[list[str]]:
+    """Mean bytes of each file by format."""
+    kinds = ["program", *EXPORTS]
+    grid = [["bytes of files", *kinds]]
+    for format in dict.fromkeys(r["format"] for r in found):
+        of = [r["files"] for r in found if r["format"] == format]
+        grid.append([format, *(f"{sum(files[kind] for files in of) // len(of):,}" for kind in kinds)])
+    return grid
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from the weights.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,6 +17,9 @@ from hw.errors import UserError
 from hw.loihi import NETX_BIAS_EXP
 from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
 from hw.validate import validate
+
+# int64, since netx computes in the type that a file has. HDF5 packs it again, and unpacks it unasked.
+_PACKED: dict[str, Any] = {"compression": "gzip", "shuffle": True}
 
 
 def netx_scale(weight: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -112,13 +116,13 @@ def _write_layer(group: h5py.Group, layer: Conv | Dense | Flatten, shape: tuple[
     if isinstance(layer, Flatten):
         return
     image = isinstance(layer, Input)
-    group.create_dataset("weight", data=np.array([layer.image_weight]) if image else layer.weight_int)
+    group.create_dataset("weight", data=np.array([layer.image_weight]) if image else layer.weight_int, **_PACKED)
     group.create_dataset("bias", data=np.array([layer.image_bias]) if image else layer.bias_mant)
     if isinstance(layer, Recurrent):
-        group.create_dataset("weight_rec", data=layer.weight_rec_int)
+        group.create_dataset("weight_rec", data=layer.weight_rec_int, **_PACKED)
     if isinstance(layer, Dense) and layer.delay.any():
         # In full, since netx takes a vector as long as the neurons for theirs even where the inputs are as many.
-        group.create_dataset("delay", data=np.broadcast_to(layer.delay, layer.weight_int.shape))
+        group.create_dataset("delay", data=np.broadcast_to(layer.delay, layer.weight_int.shape), **_PACKED)
     if isinstance(layer, Conv) and not image:
         for key in ("stride", "padding", "dilation"):
             group.create_dataset(key, data=np.array(getattr(layer, key), np.int64))

@@ -41,7 +41,7 @@ def write_program(program: SpikingProgram, folder: Path) -> None:
 
 
 def program_parts(program: SpikingProgram) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(structure as JSON values, integers by `<layer>.<field>`)."""
+    """(structure as JSON values, integers by `<layer>.<field>` in the smallest type that holds them)."""
     tensors: dict[str, np.ndarray] = {}
     layers = []
     for layer in program.layers:
@@ -49,12 +49,19 @@ def program_parts(program: SpikingProgram) -> tuple[dict[str, Any], dict[str, np
         for item in fields(layer):
             value = getattr(layer, item.name)
             if isinstance(value, np.ndarray):
-                tensors[f"{layer.name}.{item.name}"] = value
+                tensors[f"{layer.name}.{item.name}"] = value.astype(smallest(value))
             else:
                 entry[item.name] = value
         layers.append(entry)
     spec = {"input_shape": program.input_shape, "input_bits": program.input_bits, "steps": program.steps}
     return {**spec, "layers": layers}, tensors
+
+
+def smallest(value: np.ndarray) -> type[np.signedinteger]:
+    """The smallest signed integer type that holds every value."""
+    low, high = (int(value.min()), int(value.max())) if value.size else (0, 0)
+    kinds = (np.int8, np.int16, np.int32)
+    return next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), np.int64)
 
 
 def load_program(folder: Path) -> SpikingProgram:

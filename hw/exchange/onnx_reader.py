@@ -48,6 +48,8 @@ def read_onnx(path: Path, form: Form) -> SpikingProgram:
         spec = json.loads(structure)
     except (ValueError, RecursionError) as error:  # not JSON, or not even UTF-8
         raise UserError(f"{path}: its metadata '{METADATA_KEY}' is not JSON ({error}); export it anew") from error
+    if form != "qonnx":  # whose weights are written with their scale
+        tensors |= {name: value * _scale_of(name, tensors) for name, value in tensors.items()}
     program = validate(program_of(spec, tensors, path))
     batch = "B" if form == "qcdq-scan" else _batch(graph, path)
     if _structure(model) != _structure(model_of(program, form, batch)):
@@ -110,6 +112,12 @@ def integers_of(tensors: Iterable[onnx.TensorProto], path: Path) -> dict[str, np
             value = value.reshape(-1)
         found[tensor.name] = value.astype(np.int64)
     return found
+
+
+def _scale_of(name: str, tensors: dict[str, np.ndarray]) -> np.ndarray | int:
+    """The number that a tensor's integers are multiples of; one of another shape is refused with the graph."""
+    scale = tensors.get(f"{name}.scale")
+    return scale if scale is not None and scale.ndim == 0 else 1
 
 
 def _batch(graph: onnx.GraphProto, path: Path) -> int | str:

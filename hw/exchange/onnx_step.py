@@ -1,8 +1,10 @@
 """A program as an ONNX graph of one time step with explicit state, in two dialects that differ only in how a weight is
 written:
 
-    qcdq     weight_int (int8, uint8 or int16) -> DequantizeLinear, scale 1     standard ONNX, opset 21
-    qonnx    weight_int (float32) -> Quant, its bits, scale: the shared low bits  QONNX, for FINN-style tools
+    qcdq     weight_int / scale (int4 to int16) -> DequantizeLinear, scale   standard ONNX, opset 21
+    qonnx    weight_int (float32) -> Quant, its bits, scale                  QONNX, for FINN-style tools
+
+scale is the power of two that all weights share: weights of few bits are multiples of one, to fill the eight of a chip.
 
 Inputs and outputs of the step, all zero at a sample's start:
 
@@ -33,6 +35,7 @@ IR_VERSION = 10
 DIALECTS = ("qcdq", "qonnx")
 METADATA_KEY = "ashnets.program"
 _QONNX_DOMAIN = "qonnx.custom_op.general"
+_STORED = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-(1 << 15), (1 << 15) - 1)}
 _ONNX_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
@@ -132,17 +135,17 @@ class StepGraph:
 
     def _weight(self, layer: Conv | Dense, key: str) -> str:
         value, name = getattr(layer, key), f"{layer.name}.{key}"
+        shared = shared_zero_bits(value)
+        few, scale = value >> shared, self.constant(f"{name}.scale", 1 << shared, "float32")
         if self.dialect == "qonnx":
             self.constant(name, value, "float32")
-            shared = shared_zero_bits(value)
-            bits = self.constant(f"{name}.bits", quant_bits(layer, value >> shared), "float32")
-            scale = self.constant(f"{name}.scale", 1 << shared, "float32")
+            bits = self.constant(f"{name}.bits", quant_bits(layer, few), "float32")
             ends = [scale, self.constant("zero", 0, "float32"), bits]
             self.known.append(_value(f"{name}.quant", "float32", value.shape))
             signs = {"signed": 1, "narrow": 0, "rounding_mode": "ROUND"}
             return self._add("Quant", [name, *ends], f"{name}.quant", domain=_QONNX_DOMAIN, **signs)
-        self.constant(name, value, storage(value))
-        return self._add("DequantizeLinear", [name, self.constant("one", 1, "float32")], f"{name}.float")
+        self.constant(name, few, storage(few))
+        return self._add("DequantizeLinear", [name, scale], f"{name}.float")
 
     def _summed(self, layer: Conv | Dense, a: str) -> str:
         """a << weight_exp as an integer; a negative exponent rounds down."""
@@ -195,8 +198,8 @@ class StepGraph:
 
 def storage(weight_int: np.ndarray) -> str:
     """The smallest ONNX integer type that holds a weight."""
-    for dtype in ("int8", "uint8", "int16"):
-        if np.iinfo(dtype).min <= weight_int.min() and weight_int.max() <= np.iinfo(dtype).max:
+    for dtype, (low, high) in _STORED.items():
+        if low <= weight_int.min() and weight_int.max() <= high:
             return dtype
     raise UserError(f"weights span [{weight_int.min()}, {weight_int.max()}], ONNX export holds 16 bits")
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hw import BackendError, Dense, Flatten, Recurrent, SpikingProgram, UserError
 from hw.exchange import formats
@@ -131,6 +131,21 @@ def test_a_changed_weight_is_read_as_it_stands(tmp_path):
     weight = next(t for t in model.graph.initializer if t.name == "dense.weight_int")
     weight.raw_data = bytes([5]) + weight.raw_data[1:]
     assert read_onnx(saved(model, tmp_path / "a.onnx"), "qcdq").layers[2].weight_int[0, 0] == 5
+
+
+def test_few_bit_weights_take_half_a_byte_each_and_come_back_as_they_are(tmp_path):
+    rng = np.random.default_rng(0)
+    few = of(layer(weight_int=16 * rng.integers(-7, 8, (40, 2)), weight_bits=4))
+    held = {t.name: t for t in model_of(few, "qcdq").graph.initializer}
+    assert held["fc.weight_int"].data_type == TensorProto.INT4
+    assert len(held["fc.weight_int"].raw_data) == 40
+    assert numpy_helper.to_array(held["fc.weight_int.scale"]) == 16
+    assert_equal(few, read_onnx(saved(model_of(few, "qcdq"), tmp_path / "a.onnx"), "qcdq"))
+    model = model_of(few, "qcdq")
+    scale = next(t for t in model.graph.initializer if t.name == "fc.weight_int.scale")
+    scale.CopyFrom(numpy_helper.from_array(np.full((99, 1, 1), 16, np.float32), scale.name))
+    with pytest.raises(UserError, match="its graph is not the one"):
+        read_onnx(saved(model, tmp_path / "b.onnx"), "qcdq")
 
 
 def test_tensors_outside_the_file_are_refused_before_they_are_read(tmp_path):
