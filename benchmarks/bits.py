@@ -1,15 +1,15 @@
 """What bits cost, as a table: accuracy by format and by how the network was quantized.
 
-    python -m benchmarks.bits OUT.jsonl [FLOAT_RUN ...]
+    python -m benchmarks.bits OUT.jsonl [FLOAT_RUN ...] [--seeds 3] [--formats int4 ...] [--methods plain best qat]
 
-digits: three seeds, trained here. FLOAT_RUN: finished float runs, one per seed. Each row is written when it is there,
+digits: as many seeds, trained here. FLOAT_RUN: finished float runs, one per seed. Each row is written when it is there,
 so that an interrupted table goes on; at the end the means over seeds are printed, with the bytes of the weights alone
 and of each file that the network is exported to. `mixed` is the search's assignment at half of int8's bytes, its scores
 taken on training (digits) or validation images.
 """
 
+import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from train.report.terminal import aligned
 from train.run import load_model, open_run, run_program
 from train.stages import load_split, qat_config, quantized_run, train_run
 
-SEEDS, MIXED, METHODS = (0, 1, 2), "mixed", ("plain", "best", "qat")
+MIXED, METHODS = "mixed", ("plain", "best", "qat")
 CPU = torch.device("cpu")
 
 
@@ -106,7 +106,7 @@ def run_case(folder: Path) -> Case:
     )
 
 
-def rows(case: Case, known: set[tuple]) -> Iterator[dict]:
+def rows(case: Case, known: set[tuple], formats: list[str], methods: list[str]) -> Iterator[dict]:
     """One for the float network, then one for each format and method that is not known yet."""
 
     def new(format: str, method: str) -> bool:
@@ -121,8 +121,8 @@ def rows(case: Case, known: set[tuple]) -> Iterator[dict]:
 
     if new("float", "-"):
         yield row("float", "-", case.real(), bytes=4 * sum(case.weights.values()))
-    for format in (*FORMATS, MIXED):
-        for method in METHODS:
+    for format in formats:
+        for method in methods:
             if new(format, method):
                 quantizer = mixed() if format == MIXED else format
                 named = quantizers_of(quantizer, list(case.weights))
@@ -144,14 +144,14 @@ def file_sizes(program: SpikingProgram) -> dict[str, int]:
     return sizes
 
 
-def main(out: Path, runs: list[Path]) -> None:
+def main(out: Path, runs: list[Path], seeds: int, formats: list[str], methods: list[str]) -> None:
     known_rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     known = {(r["case"], r["seed"], r["format"], r["method"]) for r in known_rows}
-    makers: list[Callable[[], Case]] = [lambda seed=seed: digits_case(seed) for seed in SEEDS]
+    makers: list[Callable[[], Case]] = [lambda seed=seed: digits_case(seed) for seed in range(seeds)]
     makers += [lambda folder=folder: run_case(folder) for folder in runs]
     with open(out, "a") as file:
         for make in makers:
-            for found in rows(make(), known):
+            for found in rows(make(), known, formats, methods):
                 known_rows.append(found)
                 print(json.dumps(found), file=file, flush=True)
                 print(*found.values(), flush=True)
@@ -187,4 +187,10 @@ def file_grid(found: list[dict]) -> list[list[str]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--formats", nargs="+", default=[*FORMATS, MIXED], choices=[*FORMATS, MIXED])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    main(**vars(parser.parse_args()))

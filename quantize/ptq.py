@@ -4,14 +4,16 @@ layers before it give.
     gptq      weights are rounded one column after the other, later ones making up for earlier ones (Frantar et al.
               2023; Brevitas' implementation)
     gpfq      likewise, greedily along the path of the float layer's output (Lybrand and Saab 2021; Brevitas')
-    bias      b += mean over t, samples and positions of u_float - u_quantized, by channel
-    balance   v_th is multiplied by the factor whose spike counts are nearest to the float layer's
+    bias      b += k e, e the mean over t, samples and positions of u_float - u_quantized, by channel
+    balance   v_th *= k
+
+k is the factor, of a few, with which the layer's spike counts are nearest to the float layer's.
 
 Methods are joined by +, and run in the order in which they are given.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -27,7 +29,8 @@ from quantize.quantizers import quantizers_of
 
 METHODS = ("gptq", "gpfq", "bias", "balance")
 PLAIN, BEST = "plain", "gptq+bias+balance"
-BALANCE = tuple(2 ** (k / 32) for k in range(-32, 33))  # factors of the threshold that are tried, 1/2 to 2
+BIAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+BALANCE = tuple(2 ** (k / 32) for k in sorted(range(-32, 33), key=abs))  # 1/2 to 2, the smallest change first
 
 
 def steps_of(method: str) -> tuple[str, ...]:
@@ -66,9 +69,14 @@ def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = 
                 if step in ("gptq", "gpfq"):
                     _round_weights(quantized, s_quantized, step)
                 elif step == "bias":
-                    _correct_bias(layer, quantized, s_float, s_quantized)
+                    error = _bias_error(layer, quantized, s_float, s_quantized)
+                    _take_nearest(
+                        quantized.neuron.bias, lambda b, k, e=error: b + k * e, BIAS, quantized, s_quantized, wanted
+                    )
                 else:
-                    _balance(quantized, s_quantized, wanted)
+                    _take_nearest(
+                        quantized.neuron.v_th, lambda v_th, k: v_th * k, BALANCE, quantized, s_quantized, wanted
+                    )
         s_float, s_quantized = wanted, quantized(s_quantized)
     return made
 
@@ -107,22 +115,30 @@ def _round_weights(layer: QuantizedLayer, s: Tensor, method: str) -> None:
         del layer.synapse.weight_orig
 
 
-def _correct_bias(layer: SpikingLayer, quantized: QuantizedLayer, s_float: Tensor, s_quantized: Tensor) -> None:
+def _bias_error(layer: SpikingLayer, quantized: QuantizedLayer, s_float: Tensor, s_quantized: Tensor) -> Tensor:
+    """Mean of u_float - u_quantized [channels]."""
     decay_u = quantized.neuron.params(s_float.ndim - 1).decay_u
     weight_int, scale = quantized.weight()
     of_float = layer.norm(layer.synapse(s_float.flatten(0, 1))).unflatten(0, s_float.shape[:2])
     x = scale * exact_synapse(s_quantized.flatten(0, 1), weight_int, quantized.synapse)
     error = filtered(of_float, decay_u) - filtered(x.unflatten(0, s_quantized.shape[:2]), decay_u)
-    quantized.neuron.bias.add_(error.mean([d for d in range(error.ndim) if d != 2]))
+    return error.mean([d for d in range(error.ndim) if d != 2])
 
 
-def _balance(layer: QuantizedLayer, s: Tensor, wanted: Tensor) -> None:
-    """The threshold's factor with the smallest squared error of each neuron's spike count in each sample."""
-    v_th, counts = layer.neuron.v_th.clone(), wanted.sum(0)
+def _take_nearest(
+    value: Tensor,
+    changed: Callable[[Tensor, float], Tensor],
+    factors: Iterable[float],
+    layer: QuantizedLayer,
+    s: Tensor,
+    wanted: Tensor,
+) -> None:
+    """Set `value` of the layer to changed(value, k) for the k with the smallest squared error of each neuron's spike
+    count in each sample; of two that are as good, the first."""
+    start, counts = value.clone(), wanted.sum(0)
 
-    def error(factor: float) -> float:
-        layer.neuron.v_th.copy_(v_th * factor)
+    def error(k: float) -> float:
+        value.copy_(changed(start, k))
         return float((layer(s).sum(0) - counts).square().mean())
 
-    near_first = sorted(BALANCE, key=lambda factor: abs(factor - 1))  # of two that are as good, the smaller change
-    layer.neuron.v_th.copy_(v_th * min(near_first, key=error))
+    value.copy_(changed(start, min(factors, key=error)))
