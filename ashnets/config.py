@@ -22,6 +22,8 @@ class ConcreteConfig:
 class AbstractConfig:
     """Semantic abstract encoder: spike coding on the host, the spiking stack on the chip, a readout on the host."""
 
+    reads: Literal["stem", "concrete"] = "stem"
+    """Which tokens are coded: F0, what the stem sees, or F, what the whole concrete encoder makes of it."""
     steps: int = 4
     """T, time steps per sample."""
     channels: int = 32
@@ -47,6 +49,8 @@ class TextConfig:
     depth: int = 2
     heads: int = 4
     dropout: float = 0.0
+    special: tuple[int, int, int, int] = (0, 1, 2, 3)
+    """Token ids of padding, start, end and mask; in BERT's own vocabulary (0, 101, 102, 103)."""
     lexicon: int = 0
     """Most words and character n-grams that retrieval compares texts by; 0: by their tokens' features."""
 
@@ -60,6 +64,36 @@ class FusionConfig:
     dropout: float = 0.0
     spikes_alone: float = 0.0
     """Probability in training that an image is seen by its spikes alone, V' = r E; 1: always, in evaluation too."""
+    match: bool = False
+    """Whether there is a head that tells if a text fits an image (`itm`), by which retrieval can rank again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Values of the objectives, see `ashnets.objectives`. ALBEF's: temperature 0.07 within 0.001 and 0.5, soft 0.4,
+    queue 65536, momentum 0.995, masked 0.15."""
+
+    temperature: float = 0.1
+    temperature_least: float = 0.1
+    """Contrastive losses learn their temperature from this start, down to this; a lower one learns small data by
+    heart."""
+    soft: float = 0.5
+    """itc, itc_queue: share of soft targets."""
+    queue: int = 4096
+    """itc_queue: how many images and texts of earlier batches are further negatives."""
+    momentum: float = 0.995
+    """itc_queue: decay of the averaged encoders that fill the queue and give the soft targets."""
+    masked: float = 0.15
+    """mlm: share of a text's tokens that are to be told."""
+    hardness: float = 0.0
+    """scl: beta, by which negatives weigh exp(beta cos); 0: all alike."""
+    mixed: int = 0
+    """scl: negatives for each image that are mixed of its hardest ones."""
+    rate_target: float = 0.1
+    rate_weight: float = 1.0
+    """scl: the firing rate that spikes are drawn to, and the weight of the distance from it."""
+    stua: Literal["spike_to_text", "text_spike"] = "spike_to_text"
+    """stua: whether the spikes of images are to find their texts, or the spikes of texts themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

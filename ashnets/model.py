@@ -62,6 +62,7 @@ class AshNet(nn.Module):
         self.image_head = EmbeddingHead(config)
         self.text_head = SpellingEmbeddingHead(config) if config.text.lexicon else TokenEmbeddingHead(config)
         self.answer_head = AnswerHead(config, answers) if answers else None
+        self.match_head = AnswerHead(config, 2) if config.fusion.match else None
 
     def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:
         return self.begin_vision(images)()
@@ -69,7 +70,7 @@ class AshNet(nn.Module):
     def begin_vision(self, images: Float[Tensor, "B 3 H W"]) -> Callable[[], Vision]:
         """What gives `vision`'s result. A chip behind a bridge is at work until then."""
         f0, f = self.concrete(images)
-        pending = self.abstract.begin(f0)
+        pending = self.abstract.begin(self.read_by_spikes(f0, f))
 
         def finish() -> Vision:
             s_in, s_out, e = pending()
@@ -77,9 +78,20 @@ class AshNet(nn.Module):
 
         return finish
 
+    def read_by_spikes(self, f0: Tensor, f: Tensor) -> Float[Tensor, "B L D"]:
+        """Which of F0 and F the abstract encoder codes."""
+        return f if self.config.abstract.reads == "concrete" else f0
+
+    def code(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
+        """s_in alone: what the spiking stack is given."""
+        return self.abstract.encoder(self._seen(images))
+
     def spikes(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
         """s_out alone: what the abstract encoder sees in the images."""
-        return self.abstract(self.concrete.stem(images))[1]
+        return self.abstract(self._seen(images))[1]
+
+    def _seen(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
+        return self.concrete(images)[1] if self.config.abstract.reads == "concrete" else self.concrete.stem(images)
 
     def embed_images(self, v: Float[Tensor, "B L D"]) -> Float[Tensor, "B K"]:
         return self.image_head(v.mean(1))
@@ -92,6 +104,12 @@ class AshNet(nn.Module):
         if self.answer_head is None:
             raise ValueError("this model has no answers to choose from; build it with the size of an answer vocabulary")
         return self.answer_head(self.cross(w, padding, v)[:, 0], v.mean(1))
+
+    def match(self, w: Tensor, padding: Tensor, v: Tensor) -> Float[Tensor, "M 2"]:
+        """Logits of whether each text W [M, N, D] does not, or does, fit its visual tokens V' [M, L, D]."""
+        if self.match_head is None:
+            raise ValueError("this model cannot match texts and images; build it with fusion.match")
+        return self.match_head(self.cross(w, padding, v)[:, 0], v.mean(1))
 
 
 def parameters(module: nn.Module) -> int:

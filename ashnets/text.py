@@ -124,6 +124,11 @@ class TextEncoder(nn.Module):
         )
         self.blocks = nn.TransformerEncoder(layer, t.depth, norm=nn.LayerNorm(config.width), enable_nested_tensor=False)
 
+    @property
+    def embedding(self) -> Tensor:
+        """The vectors of the vocabulary [vocabulary, D]."""
+        return self.bert.embeddings.word_embeddings.weight if self.kind == "bert" else self.tokens.weight
+
     def forward(self, tokens: Tokens) -> Float[Tensor, "M N D"]:
         if self.kind == "bert":
             return self.bert(input_ids=tokens.ids, attention_mask=(~tokens.padding).long()).last_hidden_state

@@ -7,7 +7,7 @@ import typing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from ashnets.config import ModelConfig, tiny
+from ashnets.config import LossConfig, ModelConfig, tiny
 from hw.errors import UserError
 
 Task = Literal["retrieval", "vqa"]
@@ -24,6 +24,7 @@ class TrainConfig:
     tokenizer_data: tuple[str, ...] = ("openmoji", "easy_vqa")
     """Data sets whose training texts teach the tokenizer."""
     objectives: dict[str, float] = field(default_factory=lambda: {"itc": 1.0, "scl": 0.2, "stua": 0.2})
+    losses: LossConfig = field(default_factory=LossConfig)
     steps: int = 700
     batch: int = 96
     """Images per step."""
@@ -61,7 +62,8 @@ class RunConfig:
     """quantizer: None for a float run, else as in `quantize.quantizers.quantizers_of`; then only the stack is
     trained. ptq: how the stack was quantized before it is trained, see `quantize.ptq`. distill: weight of the mean
     squared difference between the last layer's firing rates and those of the float stack. chip: the backend that the
-    forward pass of a quantized run's training is taken from, None for torch."""
+    forward pass of a quantized run's training is taken from, None for torch. A model that trains by `itm` has the
+    head for it."""
 
     model: ModelConfig = field(default_factory=tiny)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -69,6 +71,11 @@ class RunConfig:
     ptq: str = "plain"
     distill: float = 0.0
     chip: str | None = None
+
+    def __post_init__(self) -> None:
+        if "itm" in self.train.objectives and not self.model.fusion.match:
+            model = replace(self.model, fusion=replace(self.model.fusion, match=True))
+            object.__setattr__(self, "model", model)
 
 
 def pretrain_recipe() -> TrainConfig:
@@ -106,9 +113,12 @@ def finetune_recipe() -> TrainConfig:
 
 
 def qat_recipe(train: TrainConfig) -> TrainConfig:
-    """From the recipe of the float run: the same task, a short run at a lower rate, the spiking stack alone."""
+    """From the recipe of the float run: the same task, a short run at a lower rate, the spiking stack alone. There is
+    nothing for averaged encoders to follow then, since the host is frozen: `itc` takes the place of `itc_queue`."""
+    objectives = {name.replace("itc_queue", "itc"): weight for name, weight in train.objectives.items()}
     return replace(
         train,
+        objectives=objectives,
         steps=max(1, train.steps // 6),
         lr=train.lr / 5,
         warmup=min(10, train.warmup),

@@ -22,7 +22,7 @@ def input_spikes(model: AshNet, data: ImageTextData, samples: int | None) -> Ite
     """s_in [T, B, C, h, w] of the first `samples` images, a batch at a time."""
     device = next(model.parameters()).device
     for indices in image_batches(data, samples):
-        yield model.abstract.encoder(model.concrete.stem(images_of(data, indices, device)))
+        yield model.code(images_of(data, indices, device))
 
 
 def verify_run(

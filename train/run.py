@@ -89,7 +89,9 @@ class Bundle(nn.Module):
         if unknown:
             raise UserError(f"objective '{unknown[0]}' is not known; choose from {', '.join(OBJECTIVES)}")
         self.model = AshNet(config.model, answers)
-        self.objectives = nn.ModuleDict({name: OBJECTIVES[name](config.model) for name in config.train.objectives})
+        self.objectives = nn.ModuleDict(
+            {name: OBJECTIVES[name](config.model, config.train.losses) for name in config.train.objectives}
+        )
         if config.quantizer is not None:
             self.quantize(config.quantizer)
 

@@ -105,7 +105,7 @@ def calibration_spikes(source: Run, model: AshNet, images: int = 256) -> torch.T
     data = load_split(source, "train")
     model.eval()
     batches = (images_of(data, indices, torch.device("cpu")) for indices in image_batches(data, min(images, len(data))))
-    return torch.cat([model.abstract.encoder(model.concrete.stem(batch)) for batch in batches], 1)
+    return torch.cat([model.code(batch) for batch in batches], 1)
 
 
 def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:

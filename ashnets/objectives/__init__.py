@@ -6,12 +6,18 @@ An objective is a module with parameters of its own: `objective(model, inputs, v
 
 from ashnets.objectives.base import Objective
 from ashnets.objectives.itc import ImageTextContrast
+from ashnets.objectives.itc_queue import QueuedContrast
+from ashnets.objectives.itm import ImageTextMatching
+from ashnets.objectives.mlm import MaskedLanguage
 from ashnets.objectives.scl import SpikingContrast
 from ashnets.objectives.stua import SpikeToText
 from ashnets.objectives.vqa import AnswerCrossEntropy
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "itc": ImageTextContrast,
+    "itc_queue": QueuedContrast,
+    "itm": ImageTextMatching,
+    "mlm": MaskedLanguage,
     "scl": SpikingContrast,
     "stua": SpikeToText,
     "vqa": AnswerCrossEntropy,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ashnets.config import ModelConfig
+from ashnets.config import LossConfig, ModelConfig
 from ashnets.model import AshNet, Inputs, Vision
 
 
@@ -17,8 +17,9 @@ class Objective(nn.Module, ABC):
     needs_view = False
     needs_answers = False
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, losses: LossConfig) -> None:
         super().__init__()
+        self.losses = losses
 
     @abstractmethod
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -26,25 +27,33 @@ class Objective(nn.Module, ABC):
 
 
 class Temperature(nn.Module):
-    """A learned temperature, 0.1 at first, kept within [0.1, 0.5]: a lower one learns small data by heart."""
+    """A learned temperature, kept between `temperature_least` and 0.5."""
 
-    def __init__(self) -> None:
+    def __init__(self, losses: LossConfig) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.tensor(0.1))
+        self.least = losses.temperature_least
+        self.value = nn.Parameter(torch.tensor(losses.temperature))
 
     def forward(self) -> Tensor:
-        return self.value.clamp(0.1, 0.5)
+        return self.value.clamp(self.least, 0.5)
 
 
-def info_nce(logits: Float[Tensor, "B M"], positive: Bool[Tensor, "B M"]) -> Tensor:
+def same_image(inputs: Inputs) -> Bool[Tensor, "B M"]:
+    """Which texts are about which images; images with one id are the same."""
+    return inputs.image_ids[:, None] == inputs.image_ids[inputs.text_image][None, :]
+
+
+def info_nce(
+    logits: Float[Tensor, "B M"], positive: Bool[Tensor, "B M"], negatives: Float[Tensor, "B X"] | None = None
+) -> Tensor:
     """Mean over rows of -(1 / |P|) sum_{j in P} log softmax(logits)_j over positives P, each against the negatives
     and itself.
 
     Positives do not compete with each other: what belongs together is never a negative. Rows without a positive do
-    not count.
+    not count. negatives: logits of each row's negatives, by default those of `logits` that are not positive.
     """
-    negatives = logits.masked_fill(positive, -torch.inf).logsumexp(1, keepdim=True)
-    loss = F.softplus(negatives - logits)  # = -log(exp(l) / (exp(l) + sum of negatives))
+    negatives = logits.masked_fill(positive, -torch.inf) if negatives is None else negatives
+    loss = F.softplus(negatives.logsumexp(1, keepdim=True) - logits)  # = -log(exp(l) / (exp(l) + sum of negatives))
     count = positive.sum(1)
     per_row = (loss * positive).sum(1) / count.clamp(min=1)
     return per_row.sum() / (count > 0).sum().clamp(min=1)

@@ -2,14 +2,18 @@
 
 The papers do not publish its formula; this one is ours: z = norm(g(rate)), rate the mean of s_out over time (and
 grid), positives are the second view of an image and every image with the same id, plus a penalty |rate - target| that
-keeps the spikes few.
+keeps the spikes few. Hard samples are augmented in two ways:
+
+    weight of a negative j of image i    exp(beta cos_ij) / mean_j exp(beta cos_ij)    (Robinson et al. 2021)
+    mixed negatives of image i           norm(a n_j + (1 - a) n_k), a uniform, n_j and n_k of its hardest negatives
+                                         (MoCHi, Kalantidis et al. 2020)
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ashnets.config import ModelConfig
+from ashnets.config import LossConfig, ModelConfig
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective, Temperature, info_nce
 
@@ -18,26 +22,50 @@ class SpikingContrast(Objective):
     """InfoNCE between the spike rates of two views, plus `rate_weight` * |mean rate - `rate_target`|."""
 
     needs_view = True
-    rate_target = 0.1
-    rate_weight = 1.0
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, losses: LossConfig) -> None:
+        super().__init__(config, losses)
         width = (config.abstract.dense or tuple(c for c, _ in config.abstract.convs))[-1]
         self.project = nn.Sequential(
             nn.Linear(width, config.embedding), nn.ReLU(), nn.Linear(config.embedding, config.embedding)
         )
-        self.temperature = Temperature()
+        self.temperature = Temperature(losses)
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if inputs.view is None:
             raise ValueError("scl needs a second view of each image; Inputs.view is None")
         z, z_view = self.embed(vision.s_out), self.embed(model.spikes(inputs.view))
         same = inputs.image_ids[:, None] == inputs.image_ids[None, :]
-        loss = info_nce(z @ z_view.T / self.temperature(), same)
+        temperature = self.temperature()
+        logits = z @ z_view.T / temperature
+        negatives = hard_negatives(z, z_view.detach(), same, temperature, self.losses)
+        loss = info_nce(logits, same, negatives)
         rate = torch.stack([vision.s_in.mean(), vision.s_out.mean()])
-        return loss + self.rate_weight * (rate - self.rate_target).abs().mean(), {"contrast": loss.detach()}
+        distance = (rate - self.losses.rate_target).abs().mean()
+        return loss + self.losses.rate_weight * distance, {"contrast": loss.detach()}
 
     def embed(self, s: Tensor) -> Tensor:
         """Spikes [T, B, C, ...] -> unit vectors [B, embedding]."""
         return F.normalize(self.project(s.mean(0).flatten(2).mean(2) if s.ndim > 3 else s.mean(0)), dim=-1)
+
+
+def hard_negatives(z: Tensor, keys: Tensor, same: Tensor, temperature: Tensor, losses: LossConfig) -> Tensor | None:
+    """Logits of each image's negatives [B, B + mixed], weighted and with mixed ones; -inf where there is none. None
+    where the config asks for neither."""
+    if not losses.hardness and not losses.mixed:
+        return None
+    cosine = z @ keys.T
+    weight = (losses.hardness * cosine.detach()).masked_fill(same, -torch.inf)
+    weight = weight - (weight.logsumexp(1, keepdim=True) - (~same).sum(1, keepdim=True).log())  # mean weight 1
+    logits = torch.where(same, -torch.inf, cosine / temperature + weight)
+    if not losses.mixed:
+        return logits
+    hardest = min(2 * losses.mixed, len(keys))
+    nearest = cosine.detach().masked_fill(same, -torch.inf).topk(hardest, dim=1).indices  # [B, hardest]
+    pairs = torch.randint(hardest, (2, len(z), losses.mixed), device=z.device)
+    first, second = (nearest.gather(1, pair) for pair in pairs)
+    share = torch.rand(len(z), losses.mixed, 1, device=z.device)
+    made = F.normalize(share * keys[first] + (1 - share) * keys[second], dim=-1)
+    usable = ~(same.gather(1, first) | same.gather(1, second))  # where there are fewer negatives than were asked for
+    mixed = torch.where(usable, (z[:, None] * made).sum(2) / temperature, -torch.inf)
+    return torch.cat([logits, mixed], 1)

@@ -1,4 +1,4 @@
-"""The whole model: presets, fusion, independence of samples, and every objective of the registry."""
+"""The whole model: presets, fusion, independence of samples."""
 
 from dataclasses import replace
 
@@ -6,30 +6,8 @@ import pytest
 import torch
 
 from ashnets.config import PRESETS, ConcreteConfig, TextConfig, tiny
-from ashnets.model import AshNet, Inputs, normalise, parameters
-from ashnets.objectives import OBJECTIVES
-from ashnets.objectives.base import info_nce
-from ashnets.text import Tokens
-
-
-def tokens(ids: torch.Tensor, padding: torch.Tensor) -> Tokens:
-    """Tokens with some spellings."""
-    return Tokens(ids, padding, torch.randint(1, 9, (len(ids), 3)))
-
-
-def inputs(config, images: int = 6, texts: int = 8) -> Inputs:
-    size = config.concrete.image_size
-    return Inputs(
-        images=torch.rand(images, 3, size, size) * 2 - 1,
-        view=torch.rand(images, 3, size, size) * 2 - 1,
-        tokens=tokens(
-            torch.randint(4, config.text.vocabulary, (texts, 5)),
-            torch.tensor([[False] * 4 + [k % 2 == 0] for k in range(texts)]),
-        ),
-        text_image=torch.arange(texts) % images,
-        image_ids=torch.tensor([0, 1, 2, 3, 4, 4])[:images],
-        answers=torch.randint(0, 5, (texts,)),
-    )
+from ashnets.model import AshNet, normalise, parameters
+from tests.ashnets.batches import tokens
 
 
 def test_tiny_has_about_a_million_parameters():
@@ -65,6 +43,18 @@ def test_the_spike_code_of_an_image_does_not_depend_on_its_batch(micro):
     assert torch.equal(together, alone)
 
 
+@pytest.mark.parametrize("reads", ["stem", "concrete"])
+def test_the_abstract_encoder_codes_what_the_config_says(micro, reads):
+    model = AshNet(replace(micro, abstract=replace(micro.abstract, reads=reads)), 5).eval()
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        vision = model.vision(images)
+        read = {"stem": vision.f0, "concrete": vision.f}[reads]
+        assert torch.equal(model.abstract.encoder(read), vision.s_in)
+        assert torch.equal(model.code(images), vision.s_in)
+        assert torch.equal(model.spikes(images), vision.s_out)
+
+
 def test_padding_of_a_question_does_not_change_its_answer(micro):
     model = AshNet(micro, 5).eval()
     ids = torch.randint(4, 300, (2, 6))
@@ -91,30 +81,6 @@ def test_a_vision_transformer_of_timm_takes_the_place_of_the_stem(micro):
         AshNet(replace(micro, concrete=concrete), 5)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_is_finite_and_teaches_the_spiking_stack(name, micro):
-    model, objective = AshNet(micro, 5), OBJECTIVES[name](micro)
-    model.text_head.learn_lexicon({str(i): 1.0 for i in range(9)})
-    batch = inputs(micro)
-    vision = model.vision(batch.images)
-    loss, logs = objective(model, batch, vision, model.text(batch.tokens))
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(torch.isfinite(value) for value in logs.values())
-    gradient = model.abstract.stack.layers.conv1.synapse.weight.grad
-    assert gradient is not None
-    assert gradient.abs().sum() > 0
-    assert objective.needs_view == (name == "scl")
-
-
-def test_stua_teaches_the_text_nothing(micro):
-    model, objective = AshNet(micro, 5), OBJECTIVES["stua"](micro)
-    batch = inputs(micro)
-    loss, _ = objective(model, batch, model.vision(batch.images), model.text(batch.tokens))
-    loss.backward()
-    assert all(p.grad is None for p in (*model.text.parameters(), *model.text_head.parameters()))
-
-
 def test_without_a_lexicon_texts_are_compared_by_their_tokens(micro):
     model = AshNet(replace(micro, text=replace(micro.text, lexicon=0)), 5).eval()
     ids, padding = torch.randint(4, 300, (2, 6)), torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
@@ -124,34 +90,6 @@ def test_without_a_lexicon_texts_are_compared_by_their_tokens(micro):
     changed[1, 4:] = 7  # behind the padding
     again = model.embed_texts(model.text(tokens(changed, padding)), tokens(changed, padding))
     assert torch.allclose(found, again, atol=1e-6)
-
-
-def test_pairs_of_the_same_image_are_never_negatives():
-    positive = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
-    logits = torch.zeros(3, 3)
-    raised = logits.clone()
-    raised[0, 1] = raised[1, 0] = 50.0  # the other picture of the same thing looks alike: that must cost nothing
-    assert info_nce(raised, positive) <= info_nce(logits, positive)
-    confused = logits.clone()
-    confused[0, 2] = 50.0
-    assert info_nce(confused, positive) > info_nce(logits, positive) + 10
-
-
-def test_itc_without_soft_targets_is_the_contrastive_loss_and_with_them_forgives_texts_alike(micro, monkeypatch):
-    model, objective = AshNet(micro, 5).eval(), OBJECTIVES["itc"](micro)
-    model.text_head.learn_lexicon({str(i): 1.0 for i in range(9)})
-    batch = inputs(micro)
-    args = (model, batch, model.vision(batch.images), model.text(batch.tokens))
-    loss, logs = objective(*args)
-    assert loss != logs["contrast"]
-    monkeypatch.setattr(type(objective), "soft", 0.0)
-    assert torch.allclose(objective(*args)[0], logs["contrast"])
-
-
-def test_contrast_of_single_positives_is_cross_entropy():
-    logits = torch.randn(5, 5)
-    expected = torch.nn.functional.cross_entropy(logits, torch.arange(5))
-    assert torch.allclose(info_nce(logits, torch.eye(5, dtype=torch.bool)), expected, atol=1e-6)
 
 
 def test_pixels_are_normalised_to_plus_minus_one():

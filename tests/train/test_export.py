@@ -144,6 +144,10 @@ VARIANTS = {
     "no lexicon": (replace(MICRO, text=replace(MICRO.text, lexicon=0)), "text"),
     "bert": (replace(MICRO, text=replace(MICRO.text, kind="bert")), "text"),
     "spikes on a grid": (replace(MICRO, abstract=replace(MICRO.abstract, dense=())), "readout"),
+    "spikes of the whole concrete encoder": (
+        replace(MICRO, abstract=replace(MICRO.abstract, reads="concrete")),
+        "encode",
+    ),
     "spikes alone": (replace(MICRO, fusion=replace(MICRO.fusion, spikes_alone=1.0)), "readout"),
     "a backbone of timm": (
         replace(MICRO, width=192, concrete=replace(MICRO.concrete, backbone="vit_tiny_patch16_224")),

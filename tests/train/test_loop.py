@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ashnets.config import LossConfig
 from hw.errors import UserError
 from tests.conftest import micro_config
 from train.checkpoint import best_checkpoint, newest_checkpoint
@@ -47,9 +48,17 @@ def stop_at(step: int):
     return report
 
 
-@pytest.mark.parametrize("task", ["vqa", "retrieval"])
-def test_an_interrupted_run_ends_with_the_bits_of_the_uninterrupted_one(task, tmp_path, few_records):
-    config = micro_config(task, ema=0.9)
+EVERY = {"itc_queue": 1.0, "itm": 1.0, "mlm": 1.0, "scl": 0.2, "stua": 0.2}
+HARD = LossConfig(queue=6, hardness=1.0, mixed=2, stua="text_spike")
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [("vqa", {}), ("retrieval", {}), ("retrieval", {"objectives": EVERY, "losses": HARD})],
+    ids=["vqa", "retrieval", "every objective"],
+)
+def test_an_interrupted_run_ends_with_the_bits_of_the_uninterrupted_one(task, changes, tmp_path, few_records):
+    config = micro_config(task, ema=0.9, **changes)
     whole = train_run(new_run(tmp_path / "whole", config), CPU)
     broken = new_run(tmp_path / "broken", config)
     for step in (2, 4, 5):  # before, after and between checkpoints
@@ -59,6 +68,15 @@ def test_an_interrupted_run_ends_with_the_bits_of_the_uninterrupted_one(task, tm
     assert same(whole.folder, broken.folder)
     steps = [entry["step"] for entry in read_log(broken.folder) if entry["split"] == "train"]
     assert steps == [1, 2, 3, 4, 5, 6]  # nothing logged twice
+
+
+def test_a_run_with_averaged_encoders_is_quantized_without_them(tmp_path, few_records):
+    source = train_run(
+        new_run(tmp_path / "float", micro_config("retrieval", steps=2, objectives=EVERY, losses=HARD)), CPU
+    )
+    made = train_run(quantized_run(source, tmp_path / "made", qat_config(source, 2)), CPU, init=source)
+    assert list(made.config.train.objectives) == ["itc", "itm", "mlm", "scl", "stua"]
+    assert newest_checkpoint(made.folder).step == 2
 
 
 def test_a_quantized_run_resumes_to_the_same_bits_and_trains_the_stack_alone(tmp_path, few_records):
