@@ -64,6 +64,8 @@ class FusionConfig:
     dropout: float = 0.0
     spikes_alone: float = 0.0
     """Probability in training that an image is seen by its spikes alone, V' = r E; 1: always, in evaluation too."""
+    images: int = 1
+    """Images that a text is about: 2 for pairs (NLVR2)."""
     match: bool = False
     """Whether there is a head that tells if a text fits an image (`itm`), by which retrieval can rank again."""
 

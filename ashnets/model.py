@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ashnets.abstract import SemanticAbstractEncoder
 from ashnets.concrete import VisualConcreteEncoder
 from ashnets.config import ModelConfig
-from ashnets.fusion import CrossModalEncoder, Fusion
+from ashnets.fusion import CrossModalEncoder, Fusion, SideBySide
 from ashnets.heads import AnswerHead, EmbeddingHead, SpellingEmbeddingHead, TokenEmbeddingHead
 from ashnets.text import TextEncoder, Tokens
 
@@ -20,7 +20,8 @@ class Inputs:
     """One batch on its device. Texts are captions or questions; several may belong to one image.
 
     images [B, 3, H, W], normalised; view the same images augmented anew, or None; tokens of M texts; text_image [M]
-    the index of each text's image; image_ids [B], equal for images that are the same; answers [M], or None.
+    the index of each text's image; image_ids [B], equal for images that are the same; answers [M], or None. Where
+    texts are about pairs, the two images of one follow each other, B counts pairs and the first axis is 2 B.
     """
 
     images: Float[Tensor, "B 3 H W"]
@@ -33,7 +34,8 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vision:
-    """F0 and F [B, L, D], spikes s_in [T, B, C, h, w] and s_out [T, B, ...], E [B, L', D], V' = F + r E [B, L, D]."""
+    """F0 and F [B, L, D], spikes s_in [T, B, C, h, w] and s_out [T, B, ...], E [B, L', D], V' = F + r E [B, L, D]; of
+    pairs of images V' [B / 2, 2 L, D]."""
 
     f0: Tensor
     f: Tensor
@@ -63,6 +65,8 @@ class AshNet(nn.Module):
         self.text_head = SpellingEmbeddingHead(config) if config.text.lexicon else TokenEmbeddingHead(config)
         self.answer_head = AnswerHead(config, answers) if answers else None
         self.match_head = AnswerHead(config, 2) if config.fusion.match else None
+        images = config.fusion.images
+        self.side_by_side = SideBySide(images, config.width) if images > 1 else nn.Identity()
 
     def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:
         return self.begin_vision(images)()
@@ -74,7 +78,7 @@ class AshNet(nn.Module):
 
         def finish() -> Vision:
             s_in, s_out, e = pending()
-            return Vision(f0=f0, f=f, s_in=s_in, s_out=s_out, e=e, v=self.fusion(f, e))
+            return Vision(f0=f0, f=f, s_in=s_in, s_out=s_out, e=e, v=self.side_by_side(self.fusion(f, e)))
 
         return finish
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ashnets.model import AshNet, Vision, normalise
 from ashnets.text import TextCodec
 from hw.errors import UserError
-from train.data import ImageTextData
+from train.data import ImageTextData, image_array
 from train.metrics.retrieval import hubness, recalls, without_hubs
 from train.views import VIEWS, views
 
@@ -52,7 +52,7 @@ def images_of(data: ImageTextData, indices: Sequence[int], device: torch.device)
 
 def pixels_of(data: ImageTextData, indices: Sequence[int]) -> Tensor:
     """uint8 [B, 3, H, W]."""
-    return torch.from_numpy(np.ascontiguousarray(np.stack([data.image(i) for i in indices]).transpose(0, 3, 1, 2)))
+    return torch.from_numpy(image_array(data, indices))
 
 
 def visions(model: AshNet, batches: Iterable[Tensor]) -> Iterator[Vision]:

@@ -16,6 +16,7 @@ from train.data.base import (
     answer_vocabulary,
     batches,
     collate,
+    image_array,
 )
 from train.data.cache import CacheError, Progress, cache_folder
 from train.data.easy_vqa import easy_vqa
@@ -36,6 +37,7 @@ __all__ = [
     "collate",
     "decode_image",
     "easy_vqa",
+    "image_array",
     "load",
     "openmoji",
 ]

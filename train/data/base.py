@@ -24,7 +24,7 @@ class MissingPackageError(UserError):
 
 
 class ImageTextData(Protocol):
-    """Images with captions, or with questions and their answers.
+    """Images, or pairs of them, with captions, or with questions and their answers.
 
     Records with one `image_id` show the same thing: a loss must never take them as negatives of each other.
     """
@@ -44,11 +44,11 @@ class ImageTextData(Protocol):
         ...
 
     def __len__(self) -> int:
-        """The number of images."""
+        """The number of images, or of pairs."""
         ...
 
     def image(self, i: int) -> np.ndarray:
-        """uint8 [H, W, 3], RGB."""
+        """uint8 [H, W, 3], RGB; [2, H, W, 3] for a pair."""
         ...
 
     def image_id(self, i: int) -> str: ...
@@ -70,7 +70,7 @@ class ArrayData:
     split: str
     image_size: int
     pixels: np.ndarray = field(repr=False)  # uint8 [M, H, W, 3]; M >= the number of records
-    rows: tuple[int, ...] = field(repr=False)  # the row of `pixels` of each record
+    rows: tuple[int | tuple[int, int], ...] = field(repr=False)  # of `pixels`, one or two for each record
     image_ids: tuple[str, ...] = field(repr=False)
     all_texts: tuple[tuple[str, ...], ...] = field(repr=False)
     all_answers: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () for caption data
@@ -90,7 +90,8 @@ class ArrayData:
 
     def image(self, i: int) -> np.ndarray:
         # A copy: the map is read-only, and torch warns about arrays that it may not write.
-        return np.array(self.pixels[self.rows[i]])
+        row = self.rows[i]
+        return np.array(self.pixels[row if isinstance(row, int) else list(row)])
 
     def image_id(self, i: int) -> str:
         return self.image_ids[i]
@@ -107,15 +108,16 @@ class ArrayData:
         for i in range(len(self)):
             record = [self.image_id(i), self.image_size, self.texts(i), self.answers(i)]
             digest.update(json.dumps(record).encode())
-            digest.update(self.pixels[self.rows[i]].tobytes())
+            digest.update(self.image(i).tobytes())
         return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Batch:
-    """B images and their N texts; `text_image[n]` is the position in the batch of the image that text `n` is about."""
+    """B images and their N texts; `text_image[n]` is the position in the batch of the image that text `n` is about. Of
+    B pairs the two images follow each other."""
 
-    images: np.ndarray  # uint8 [B, 3, H, W]
+    images: np.ndarray  # uint8 [B, 3, H, W], or [2 B, 3, H, W]
     texts: list[str]  # N
     text_image: np.ndarray  # int64 [N]
     image_ids: list[str]  # B
@@ -124,7 +126,7 @@ class Batch:
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
             raise ValueError(f"images are {self.images.dtype} {self.images.shape}, expected uint8 [B, 3, H, W]")
-        if len(self.image_ids) != len(self.images):
+        if len(self.images) not in (len(self.image_ids), 2 * len(self.image_ids)):
             raise ValueError(f"{len(self.images)} images, but {len(self.image_ids)} image ids")
         if self.text_image.dtype != np.int64 or self.text_image.shape != (len(self.texts),):
             raise ValueError(
@@ -155,12 +157,19 @@ def collate(
         answers += [image_answers[k] for k in chosen] if image_answers else []
         text_image += [position] * len(chosen)
     return Batch(
-        images=np.stack([data.image(i).transpose(2, 0, 1) for i in indices]),
+        images=image_array(data, indices),
         texts=texts,
         text_image=np.array(text_image, dtype=np.int64),
         image_ids=[data.image_id(i) for i in indices],
         answers=answers,
     )
+
+
+def image_array(data: ImageTextData, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """uint8 [B, 3, H, W] of the images `indices`, or [2 B, 3, H, W] of pairs, the two of one after each other."""
+    size = data.image_size
+    images = np.concatenate([data.image(i).reshape(-1, size, size, 3) for i in indices])
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 @lru_cache(maxsize=2)  # the steps of one epoch ask for the same permutation

@@ -1,0 +1,77 @@
+"""Hypotheses about easy-VQA's pictures, in the files of SNLI-VE (Xie et al. 2019; github.com/necla-ml/SNLI-VE).
+
+What can be seen is entailed or contradicted. What cannot ("the red circle was drawn by a child") is neutral where the
+picture holds what it speaks of, and contradicted where it does not. So no word of a hypothesis tells neutral, and the
+best that can be done without the picture is two in three. In the test split every picture shows one of the combinations
+that training never showed.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from train.data.derived import COLOURS, HELD_OUT, SHAPES, Look, pictures
+
+SEEN = (
+    "there is a {colour} {shape}",
+    "the shape is a {colour} {shape}",
+    "a {colour} {shape} can be seen",
+    "somebody has painted a {shape} in {colour}",
+    "the {shape} is {colour}",
+    "the picture shows something {colour}",
+    "the picture shows a {shape}",
+)
+UNSEEN = (
+    "the {colour} {shape} was drawn by a child",
+    "somebody likes the {colour} {shape} best",
+    "the {colour} {shape} hangs on a wall",
+    "there was another shape before the {colour} {shape}",
+    "the {shape} was painted {colour} in the evening",
+    "nobody has bought the {colour} {shape} yet",
+)
+FILES = {"train": "train", "val": "dev", "test": "test"}
+
+
+def write_easy_snli_ve(root: Path, seed: int = 0) -> None:
+    """Write `root` as SNLI-VE is laid out: snli_ve_SPLIT.jsonl of one pair a line, and flickr30k_images/."""
+    folder = root / "flickr30k_images"
+    folder.mkdir(parents=True)
+    for split, name in FILES.items():
+        rng = np.random.default_rng([seed, sorted(FILES).index(split)])
+        with (root / f"snli_ve_{name}.jsonl").open("w", encoding="utf-8") as file:
+            for picture in pictures(split):
+                if split == "test" and picture.look not in HELD_OUT:
+                    continue
+                image = f"{picture.part}_{picture.number}"
+                (folder / f"{image}.jpg").write_bytes(picture.path.read_bytes())
+                for k, (hypothesis, label) in enumerate(hypotheses(picture.look, rng)):
+                    record = {
+                        "Flickr30K_ID": image,
+                        "captionID": f"{image}.jpg#0",
+                        "pairID": f"{image}.jpg#{k}",
+                        "gold_label": label,
+                        "sentence1": f"A {picture.look.colour} {picture.look.shape}.",
+                        "sentence2": hypothesis,
+                    }
+                    file.write(json.dumps(record) + "\n")
+
+
+def hypotheses(look: Look, rng: np.random.Generator, each: int = 2) -> list[tuple[str, str]]:
+    """(hypothesis, label): `each` of the three labels, of contradictions as many of what can be seen as of what
+    cannot."""
+
+    def of(templates: tuple[str, ...], shown: Look) -> str:
+        return templates[rng.integers(len(templates))].format(**shown._asdict())
+
+    made = [(of(SEEN, look), "entailment") for _ in range(each)]
+    made += [(of(UNSEEN, look), "neutral") for _ in range(each)]
+    for k in range(each):
+        templates = (SEEN, UNSEEN)[k % 2]
+        while True:
+            other = Look(SHAPES[rng.integers(len(SHAPES))], COLOURS[rng.integers(len(COLOURS))])
+            template = templates[rng.integers(len(templates))]
+            if template.format(**other._asdict()) != template.format(**look._asdict()):
+                break
+        made.append((template.format(**other._asdict()), "contradiction"))
+    return made
