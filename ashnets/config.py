@@ -36,6 +36,9 @@ class AbstractConfig:
     decay_v: float = 0.25
     decays_per_channel: bool = False
     surrogate: Literal["rectangle", "arctan", "fast_sigmoid"] = "arctan"
+    codebook: int = 0
+    """Entries of a learned codebook that stands where the spikes stand, for comparison; 0: spikes. Its vectors have
+    `channels` numbers; what is said of the stack does not apply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

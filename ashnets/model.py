@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ashnets.abstract import SemanticAbstractEncoder
+from ashnets.codebook import CodebookEncoder
 from ashnets.concrete import VisualConcreteEncoder
 from ashnets.config import ModelConfig
 from ashnets.fusion import CrossModalEncoder, Fusion, SideBySide
@@ -57,7 +59,9 @@ class AshNet(nn.Module):
         super().__init__()
         self.config = config
         self.concrete = VisualConcreteEncoder(config)
-        self.abstract = SemanticAbstractEncoder(config, self.concrete.grid)
+        abstract = CodebookEncoder if config.abstract.codebook else SemanticAbstractEncoder
+        # A codebook has no encoder and no stack of its own, and nothing quantizes it.
+        self.abstract = cast(SemanticAbstractEncoder, abstract(config, self.concrete.grid))
         self.fusion = Fusion(self.concrete.grid, self.abstract.output_grid, config.fusion.spikes_alone)
         self.text = TextEncoder(config)
         self.cross = CrossModalEncoder(config)

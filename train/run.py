@@ -88,6 +88,8 @@ class Bundle(nn.Module):
         unknown = sorted(set(config.train.objectives) - set(OBJECTIVES))
         if unknown:
             raise UserError(f"objective '{unknown[0]}' is not known; choose from {', '.join(OBJECTIVES)}")
+        if config.model.abstract.codebook and "scl" in config.train.objectives:
+            raise UserError("objective 'scl' is about spikes, the abstract encoder is a codebook; leave scl out")
         self.model = AshNet(config.model, answers)
         self.objectives = nn.ModuleDict(
             {name: OBJECTIVES[name](config.model, config.train.losses) for name in config.train.objectives}

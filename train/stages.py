@@ -112,6 +112,8 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
     """A run that starts from the best weights of `source`, its stack folded and quantized. `config` has a quantizer."""
     if source.quantized:
         raise UserError(f"{source.folder}: is quantized already; pass the float run that it came from")
+    if source.config.model.abstract.codebook:
+        raise UserError(f"{source.folder}: holds a codebook where spikes would be; there is no stack to quantize")
     if config.quantizer is None:
         raise UserError("a quantized run needs a quantizer, for example --quantizer int8")
     layers = float_stack(AshNet(source.config.model, len(source.answers))).neural_layers
