@@ -140,7 +140,9 @@ def base() -> ModelConfig:
         embedding=256,
         concrete=ConcreteConfig(image_size=224, backbone="vit_base_patch16_224", depth=12, heads=12),
         abstract=AbstractConfig(channels=128, convs=((128, 1), (256, 2), (256, 1)), dense=(1024,)),
-        text=TextConfig(kind="bert", vocabulary=30522, length=40, depth=12, heads=12, dropout=0.1),
+        text=TextConfig(
+            kind="bert", vocabulary=30522, length=40, depth=12, heads=12, dropout=0.1, special=(0, 101, 102, 103)
+        ),
         fusion=FusionConfig(depth=6, heads=12, dropout=0.1),
     )
 

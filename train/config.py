@@ -25,6 +25,10 @@ class TrainConfig:
     """Data sets whose training texts teach the tokenizer."""
     objectives: dict[str, float] = field(default_factory=lambda: {"itc": 1.0, "scl": 0.2, "stua": 0.2})
     losses: LossConfig = field(default_factory=LossConfig)
+    init_image: str = ""
+    """Where the image backbone's first weights come from, see `train.pretrained`: a folder, or hub:NAME."""
+    init_text: str = ""
+    """The same for the text encoder and its tokenizer."""
     steps: int = 700
     batch: int = 96
     """Images per step."""

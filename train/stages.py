@@ -18,10 +18,11 @@ from quantize import lower
 from quantize.errors import refuse_crushed
 from quantize.ptq import calibrated, settled, steps_of
 from train.checkpoint import best_checkpoint, newest_checkpoint
-from train.config import RunConfig, qat_recipe, tune_recipe
+from train.config import RunConfig, TrainConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load
 from train.evaluate import Ranking, image_batches, images_of
 from train.loop import Report, Trainer
+from train.pretrained import load_image_weights, load_text_weights, pretrained_tokenizer
 from train.run import Bundle, Run, create_run, fill_from_best, float_stack, quantized_stack
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     `tokenizer_data`."""
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)
-    if codec is None:
+    if codec is None and config.train.init_text:
+        codec = TextCodec(pretrained_tokenizer(config.train.init_text, config.model.text), {})
+    elif codec is None:
         sources = [load(name, "train", size) for name in config.train.tokenizer_data]
         codec = train_codec(data, sources, config.model.text)
     texts_count = sum(len(data.texts(i)) for i in range(len(data)))
@@ -70,12 +73,23 @@ def train_run(run: Run, device: torch.device, report: Report | None = None, init
             "install the package versions of requirements.lock, or start a new run"
         )
     trainer = Trainer(run, data, load_split(run, "val"), device)
-    if init is not None and newest_checkpoint(run.folder) is None:
-        trainer.load_weights(starting_weights(run, init))
+    if newest_checkpoint(run.folder) is None:
+        if init is not None:
+            trainer.load_weights(starting_weights(run, init))
+        elif not run.quantized:
+            load_pretrained(trainer.bundle.model, run.config.train)
     trainer.train(report)
     if run.quantized:
         write_program(run)
     return run
+
+
+def load_pretrained(model: AshNet, config: TrainConfig) -> None:
+    """The weights of others that a run starts from, where its config names any."""
+    if config.init_image:
+        load_image_weights(model, config.init_image)
+    if config.init_text:
+        load_text_weights(model, config.init_text)
 
 
 def starting_weights(run: Run, init: Run) -> dict[str, torch.Tensor]:
