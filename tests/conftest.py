@@ -34,20 +34,23 @@ def micro() -> ModelConfig:
 def cut(name: str, split: str, image_size: int, count: int) -> ArrayData:
     """The first `count` records of a real data set."""
     data = load(name, split, image_size)
+    images = [data.image(i).reshape(-1, image_size, image_size, 3) for i in range(count)]
+    pair = len(images[0]) == 2
     return ArrayData(
         name=name,
         split=split,
         image_size=image_size,
-        pixels=np.stack([data.image(i) for i in range(count)]),
-        rows=tuple(range(count)),
+        pixels=np.concatenate(images),
+        rows=tuple((2 * i, 2 * i + 1) if pair else i for i in range(count)),
         image_ids=tuple(data.image_id(i) for i in range(count)),
         all_texts=tuple(data.texts(i) for i in range(count)),
         all_answers=tuple(data.answers(i) for i in range(count)) if data.answers(0) else (),
+        all_ids=tuple(data.text_ids(i) for i in range(count)),
     )
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data sets 'few_vqa' (40 pictures) and 'few_openmoji' (40 pictures), real but short."""
+    """Data sets 'few_vqa', 'few_openmoji' and 'few_pairs', of 40 pictures or pairs each, real but short."""
     cache: dict[tuple, ArrayData] = {}
 
     def maker(real):
@@ -61,6 +64,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(DATASETS, "few_vqa", maker("easy_vqa"))
     monkeypatch.setitem(DATASETS, "few_openmoji", maker("openmoji"))
+    monkeypatch.setitem(DATASETS, "few_pairs", maker("easy_nlvr2"))
 
 
 @pytest.fixture
@@ -72,8 +76,9 @@ def few_records(monkeypatch):
 def micro_config(task: str = "vqa", **train) -> RunConfig:
     """A run of the micro model on the short data."""
     common = {"steps": 6, "batch": 8, "texts_per_image": 2, "warmup": 2, "save_every": 3, "log_every": 1, "crop": 0.8}
-    if task == "vqa":
-        common |= {"task": "vqa", "dataset": "few_vqa", "objectives": {"vqa": 1.0}, "tokenizer_data": ("few_vqa",)}
+    if task in ("vqa", "nlvr2"):
+        dataset = {"vqa": "few_vqa", "nlvr2": "few_pairs"}[task]
+        common |= {"task": task, "dataset": dataset, "objectives": {"vqa": 1.0}, "tokenizer_data": (dataset,)}
     else:
         common |= {"task": "retrieval", "dataset": "few_openmoji", "tokenizer_data": ("few_openmoji",)}
     return RunConfig(model=MICRO, train=TrainConfig(**(common | train)))

@@ -10,8 +10,15 @@ from typing import Any, Literal, TypeVar
 from ashnets.config import LossConfig, ModelConfig, tiny
 from hw.errors import UserError
 
-Task = Literal["retrieval", "vqa"]
+Task = Literal["retrieval", "vqa", "nlvr2", "snli_ve"]
 T = TypeVar("T")
+EMBEDDED: dict[str, str] = {
+    "retrieval": "openmoji",
+    "vqa": "easy_vqa",
+    "nlvr2": "easy_nlvr2",
+    "snli_ve": "easy_snli_ve",
+}
+"""The data set that each task has at hand, without a download."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +26,8 @@ class TrainConfig:
     """One training run. `objectives` maps names of `ashnets.objectives.OBJECTIVES` to their weights."""
 
     task: Task = "retrieval"
-    """What checkpoints are evaluated on: recall of texts and images, or answer accuracy."""
+    """What checkpoints are evaluated on: recall of texts and images, or accuracy of answers to questions about an
+    image, of sentences about pairs, of hypotheses about an image."""
     dataset: str = "openmoji"
     tokenizer_data: tuple[str, ...] = ("openmoji", "easy_vqa")
     """Data sets whose training texts teach the tokenizer."""

@@ -1,4 +1,4 @@
-"""Evaluate a model on a split: retrieval recalls or answer accuracy, with what its spikes did along the way."""
+"""Evaluate a model on a split: retrieval recalls or right answers, with what its spikes did along the way."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from ashnets.model import AshNet, Vision, normalise
 from ashnets.text import TextCodec
 from hw.errors import UserError
 from train.data import ImageTextData, image_array
+from train.metrics.answers import METRICS
 from train.metrics.retrieval import hubness, recalls, without_hubs
 from train.views import VIEWS, views
 
@@ -85,7 +86,8 @@ class _Rates:
 
 
 @torch.no_grad()
-def evaluate_vqa(
+def evaluate_answers(
+    task: str,
     model: AshNet,
     data: ImageTextData,
     codec: TextCodec,
@@ -95,14 +97,13 @@ def evaluate_vqa(
     shuffle_images: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Accuracy in percent over every question of the first `samples` images.
+    """The task's metrics (`train.metrics.answers`) over every text of the first `samples` images.
 
     shuffle_images gives each question the picture of another image (the next one): what is left is what questions
     alone tell.
     """
     device = next(model.parameters()).device
-    index = {answer: i for i, answer in enumerate(answers)}
-    predictions, targets, scores, rates = [], [], [], _Rates()
+    ids, right, predictions, scores, rates = [], [], [], [], _Rates()
     batches = list(image_batches(data, samples))
     pictures = (images_of(data, [(i + shuffle_images) % len(data) for i in indices], device) for indices in batches)
     for indices, vision in zip(batches, visions(model, pictures), strict=True):
@@ -113,12 +114,13 @@ def evaluate_vqa(
         logits = model.answer(model.text(tokens), tokens.padding, vision.v[text_image]).float().cpu().numpy()
         scores.append(logits)
         predictions.append(logits.argmax(1))
-        targets += [index.get(answer, -1) for i in indices for answer in data.answers(i)]
+        ids += [name for i in indices for name in data.text_ids(i)]
+        right += [answer for i in indices for answer in data.answers(i)]
         if progress:
             progress(indices.stop, len(data) if samples is None else min(samples, len(data)))
     given = np.concatenate(predictions)
-    accuracy = float(100 * np.mean(given == np.array(targets)))
-    metrics = {"accuracy": accuracy, "questions": float(len(given)), **rates.metrics()}
+    metrics = METRICS[task](ids, right, [answers[k] for k in given])
+    metrics |= {"questions": float(len(given)), **rates.metrics()}
     return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores))
 
 
@@ -210,8 +212,8 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        if task == "vqa":
-            return evaluate_vqa(model, data, codec, answers, **options)
-        return evaluate_retrieval(model, data, codec, ranking=ranking, **options)
+        if task == "retrieval":
+            return evaluate_retrieval(model, data, codec, ranking=ranking, **options)
+        return evaluate_answers(task, model, data, codec, answers, **options)
     finally:
         model.train(training)

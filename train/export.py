@@ -24,7 +24,7 @@ from ashnets.model import AshNet, normalise
 from ashnets.text import TextCodec, Tokens
 from hw.artifact import staged_artifact, write_json
 from hw.bundle import KIND, HostModels, OpenBundle, read_codec
-from hw.errors import BackendError
+from hw.errors import BackendError, UserError
 from hw.program_file import save_program
 from hw.simulate import open_backend
 from train.evaluate import image_batches, pixels_of
@@ -58,6 +58,8 @@ def export_run(run: Run, folder: Path, *, bundle: bool, samples: int | None = No
     something else than torch; nothing is left of the folder then.
     """
     program, model = run_program(run), load_model(run, "qat", torch.device("cpu"))
+    if run.config.model.fusion.images > 1:
+        raise UserError(f"{run.folder}: its texts are about pairs of images, host models take one; export the program")
     size = run.config.model.concrete.image_size
     meta: dict[str, Any] = {"answers": run.answers, "image_size": size, "opset": OPSET}
     with staged_artifact(folder, KIND if bundle else HOST, meta) as temporary:

@@ -50,8 +50,8 @@ def train_codec(data: ImageTextData, sources: list[ImageTextData], config: TextC
 
 
 def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> Run:
-    """A run that was not trained yet. Without a codec, one is learned from the training texts of
-    `tokenizer_data`."""
+    """A run that was not trained yet, of a model that takes as many images with a text as the data has. Without a
+    codec, one is learned from the training texts of `tokenizer_data`."""
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)
     if codec is None and config.train.init_text:
@@ -59,6 +59,8 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     elif codec is None:
         sources = [load(name, "train", size) for name in config.train.tokenizer_data]
         codec = train_codec(data, sources, config.model.text)
+    images = data.image(0).size // (3 * size * size)
+    config = replace(config, model=replace(config.model, fusion=replace(config.model.fusion, images=images)))
     texts_count = sum(len(data.texts(i)) for i in range(len(data)))
     summary = {"name": data.name, "images": len(data), "texts": texts_count, "fingerprint": data.fingerprint}
     return create_run(folder, config, codec, answer_vocabulary(data), summary)

@@ -8,7 +8,7 @@ import tyro
 
 from ashnets.cli.common import Device, RunFolder, done
 from ashnets.config import PRESETS
-from train.config import RunConfig, TrainConfig, finetune_recipe, pretrain_recipe
+from train.config import EMBEDDED, RunConfig, Task, TrainConfig, finetune_recipe, pretrain_recipe
 
 Preset = Literal["tiny", "small", "base"]
 
@@ -130,7 +130,7 @@ def tune(
 def evaluate(
     run: RunFolder,
     /,
-    task: Literal["retrieval", "vqa"] | None = None,
+    task: Task | None = None,
     backend: str = "float",
     keys: Path | None = None,
     split: Literal["val", "test"] = "test",
@@ -151,8 +151,7 @@ def evaluate(
 
     opened = open_run(run)
     task = task or opened.config.train.task
-    default = {"retrieval": pretrain_recipe().dataset, "vqa": finetune_recipe().dataset}[task]
-    dataset = opened.config.train.dataset if task == opened.config.train.task else default
+    dataset = opened.config.train.dataset if task == opened.config.train.task else EMBEDDED[task]
     model = load_model(opened, backend, choose_device(device), keys)
     data = load(dataset, split, opened.config.model.concrete.image_size)
     ranking = ranking_of(opened) if task == opened.config.train.task else None

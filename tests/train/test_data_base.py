@@ -180,7 +180,7 @@ def test_a_batch_whose_parts_do_not_fit_is_refused(changes, message):
 
 
 def test_an_unknown_data_set_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="no data set 'coco'; choose one of easy_vqa, openmoji"):
+    with pytest.raises(ValueError, match="no data set 'coco'; choose one of easy_nlvr2, easy_snli_ve, easy_vqa,"):
         load("coco", "train", 64)
 
 

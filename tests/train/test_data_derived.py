@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from train.data.derived import COLOURS, HELD_OUT, SHAPES, Look, known_pictures, looks, pictures
-from train.data.easy_nlvr2 import examples, sentences, write_easy_nlvr2
+from train.data.easy_nlvr2 import SENTENCES, examples, sentences, write_easy_nlvr2
 from train.data.easy_snli_ve import SEEN, UNSEEN, hypotheses, write_easy_snli_ve
 
 RGB = {
@@ -84,7 +84,8 @@ def test_no_hypothesis_alone_tells_that_it_is_neutral():
 
 
 def test_the_files_are_those_of_the_official_sets(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.data.easy_nlvr2.SENTENCES", {"train": 12, "val": 3, "test": 3})
+    for split in SENTENCES:
+        monkeypatch.setitem(SENTENCES, split, 12)
     write_easy_nlvr2(tmp_path / "nlvr2")
     lines = [json.loads(line) for line in (tmp_path / "nlvr2" / "train.json").read_text().splitlines()]
     assert [line["identifier"] for line in lines[:5]] == [f"train-0-{k}-0" for k in range(4)] + ["train-1-0-0"]

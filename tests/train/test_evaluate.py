@@ -11,7 +11,7 @@ from ashnets.stack import FoldableNorm
 from hw.errors import UserError
 from quantize import QuantizedStack
 from tests.conftest import micro_config
-from train.evaluate import Ranking, evaluate_retrieval, evaluate_vqa, image_batches, pixels_of
+from train.evaluate import Ranking, evaluate_answers, evaluate_retrieval, image_batches, pixels_of
 from train.joints import simulate_run, verify_run
 from train.run import Bundle, load_model, quantized_stack
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
@@ -30,7 +30,7 @@ def test_the_program_through_the_bridge_answers_as_the_quantized_stack_on_every_
     _, quantized = runs
     data = load_split(quantized, "test")
     found = [
-        evaluate_vqa(load_model(quantized, backend, CPU), data, quantized.codec, quantized.answers)
+        evaluate_answers("vqa", load_model(quantized, backend, CPU), data, quantized.codec, quantized.answers)
         for backend in ("qat", "reference")
     ]
     assert np.array_equal(found[0].scores, found[1].scores)
@@ -82,14 +82,15 @@ def test_simulation_reports_the_rate_of_every_layer(runs):
 def test_shuffled_images_give_each_question_another_picture(runs):
     source, _ = runs
     data, model = load_split(source, "test"), load_model(source, "float", CPU)
-    right = evaluate_vqa(model, data, source.codec, source.answers)
-    wrong = evaluate_vqa(model, data, source.codec, source.answers, shuffle_images=True)
+    right = evaluate_answers("vqa", model, data, source.codec, source.answers)
+    wrong = evaluate_answers("vqa", model, data, source.codec, source.answers, shuffle_images=True)
     assert not np.array_equal(right.scores, wrong.scores)
     with torch.no_grad():
         model.fusion.r.zero_()
         for p in model.concrete.parameters():
             p.zero_()  # blind: then the picture cannot matter
-    blind = [evaluate_vqa(model, data, source.codec, source.answers, shuffle_images=s).scores for s in (False, True)]
+    args = "vqa", model, data, source.codec, source.answers
+    blind = [evaluate_answers(*args, shuffle_images=s).scores for s in (False, True)]
     assert np.allclose(*blind)
 
 

@@ -10,7 +10,7 @@ from ashnets.cli import main
 from tests.conftest import micro_config
 from tests.hw.test_remote import worker
 from train.checkpoint import best_checkpoint
-from train.evaluate import evaluate_vqa
+from train.evaluate import evaluate_answers
 from train.run import Run, load_model, open_run, run_program
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run, tuned_run
 
@@ -58,7 +58,7 @@ def test_two_remote_workers_answer_as_the_program_at_home_even_if_one_is_killed_
                 after_first()
 
         model = load_model(quantized, backend, CPU)
-        return evaluate_vqa(model, data, quantized.codec, quantized.answers, progress=progress).scores
+        return evaluate_answers("vqa", model, data, quantized.codec, quantized.answers, progress=progress).scores
 
     home = scores("reference")
     with worker() as one, worker() as two:

@@ -19,6 +19,9 @@ from train.data.base import (
     image_array,
 )
 from train.data.cache import CacheError, Progress, cache_folder
+from train.data.derived import easy_vqa_new
+from train.data.easy_nlvr2 import easy_nlvr2
+from train.data.easy_snli_ve import easy_snli_ve
 from train.data.easy_vqa import easy_vqa
 from train.data.openmoji import openmoji
 
@@ -36,13 +39,22 @@ __all__ = [
     "cache_folder",
     "collate",
     "decode_image",
+    "easy_nlvr2",
+    "easy_snli_ve",
     "easy_vqa",
+    "easy_vqa_new",
     "image_array",
     "load",
     "openmoji",
 ]
 
-DATASETS: dict[str, Callable[..., ImageTextData]] = {"openmoji": openmoji, "easy_vqa": easy_vqa}
+DATASETS: dict[str, Callable[..., ImageTextData]] = {
+    "openmoji": openmoji,
+    "easy_vqa": easy_vqa,
+    "easy_vqa_new": easy_vqa_new,
+    "easy_nlvr2": easy_nlvr2,
+    "easy_snli_ve": easy_snli_ve,
+}
 
 
 def load(

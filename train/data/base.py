@@ -61,6 +61,10 @@ class ImageTextData(Protocol):
         """One answer for each question; () for caption data."""
         ...
 
+    def text_ids(self, i: int) -> tuple[str, ...]:
+        """What the data set calls each text: question_id, identifier, pairID."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ArrayData:
@@ -74,6 +78,7 @@ class ArrayData:
     image_ids: tuple[str, ...] = field(repr=False)
     all_texts: tuple[tuple[str, ...], ...] = field(repr=False)
     all_answers: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () for caption data
+    all_ids: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () for IMAGE_ID#NUMBER
 
     def __post_init__(self) -> None:
         n, size = len(self.rows), self.image_size
@@ -84,6 +89,8 @@ class ArrayData:
             raise ValueError(f"{self.name}: {n} rows, {len(self.image_ids)} image ids, {len(self.all_texts)} texts")
         if self.all_answers and [len(a) for a in self.all_answers] != [len(t) for t in self.all_texts]:
             raise ValueError(f"{self.name}: every question needs one answer")
+        if self.all_ids and [len(a) for a in self.all_ids] != [len(t) for t in self.all_texts]:
+            raise ValueError(f"{self.name}: every text needs one id")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -101,6 +108,11 @@ class ArrayData:
 
     def answers(self, i: int) -> tuple[str, ...]:
         return self.all_answers[i] if self.all_answers else ()
+
+    def text_ids(self, i: int) -> tuple[str, ...]:
+        if self.all_ids:
+            return self.all_ids[i]
+        return tuple(f"{self.image_id(i)}#{k}" for k in range(len(self.texts(i))))
 
     @property
     def fingerprint(self) -> str:

@@ -7,10 +7,13 @@ training never shows them, though it shows each of their shapes and each of thei
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from train.data.base import require
+from train.data.base import ImageTextData, check_split
+from train.data.cache import Progress
+from train.data.easy_vqa import easy_vqa, package_part
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "gray", "teal", "green", "yellow", "red", "blue", "brown")
@@ -39,11 +42,7 @@ class Picture(NamedTuple):
 
 def known_pictures(part: str) -> list[Picture]:
     """The pictures of a part whose look the annotations tell, by number."""
-    package = require("easy_vqa", "easy-vqa")
-    if part == "train":
-        asked, paths = package.get_train_questions(), package.get_train_image_paths()
-    else:
-        asked, paths = package.get_test_questions(), package.get_test_image_paths()
+    asked, paths = package_part(part)
     found = looks(zip(*asked, strict=True))
     return [Picture(part, number, Path(paths[number]), found[number]) for number in sorted(found)]
 
@@ -77,3 +76,29 @@ def looks(asked: Iterable[tuple[str, str, int]]) -> dict[int, Look]:
                 elif named:
                     left -= {name}
     return {n: Look(*(one.pop() for one in both)) for n, both in possible.items() if all(len(one) == 1 for one in both)}
+
+
+def easy_vqa_new(
+    split: str, image_size: int, cache: Path | None = None, progress: Progress | None = None
+) -> ImageTextData:
+    """easy-VQA with the held-out combinations kept from training and validation, and nothing else in the test."""
+    check_split("easy_vqa_new", split, image_size)
+    whole = easy_vqa(split, image_size, cache, progress)
+    chosen = {
+        f"{p.part}/{p.number}" for p in known_pictures("test" if split == "test" else "train") if wanted(p, split)
+    }
+    kept = [i for i, image_id in enumerate(whole.image_ids) if image_id in chosen]
+    return replace(
+        whole,
+        name="easy_vqa_new",
+        rows=tuple(whole.rows[i] for i in kept),
+        image_ids=tuple(whole.image_ids[i] for i in kept),
+        all_texts=tuple(whole.all_texts[i] for i in kept),
+        all_answers=tuple(whole.all_answers[i] for i in kept),
+    )
+
+
+def wanted(picture: Picture, split: str) -> bool:
+    """Whether a picture's combination belongs to a split: the held-out ones to the test alone, and to it nothing
+    else."""
+    return (picture.look in HELD_OUT) == (split == "test")

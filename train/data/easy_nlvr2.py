@@ -8,12 +8,16 @@ split every pair shows one of the combinations that training never showed.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from train.data.base import ArrayData, check_split
+from train.data.cache import Progress
 from train.data.derived import COLOURS, HELD_OUT, SHAPES, Look, Picture, pictures
+from train.data.easy_vqa import part_pixels
 
 SENTENCES = {"train": 1500, "val": 150, "test": 250}
 PAIRS = 4
@@ -81,6 +85,30 @@ def write_easy_nlvr2(root: Path, seed: int = 0) -> None:
                     file.write(json.dumps(record) + "\n")
 
 
+def easy_nlvr2(split: str, image_size: int, folder: Path | None = None, progress: Progress | None = None) -> ArrayData:
+    """The examples of a split: pairs with one sentence each, which is "True" or "False" of them."""
+    check_split("easy_nlvr2", split, image_size)
+    made = [
+        (f"{FILES[split]}-{number}-{k}-0", sentence, pair, str(label))
+        for number, (sentence, pairs) in enumerate(examples(split, SENTENCES[split], 0))
+        for k, (pair, label) in enumerate(pairs)
+    ]
+    pixels, numbers = part_pixels("test" if split == "test" else "train", image_size, folder, progress)
+    row = {number: i for i, number in enumerate(numbers)}
+    return ArrayData(
+        name="easy_nlvr2",
+        split=split,
+        image_size=image_size,
+        pixels=pixels,
+        rows=tuple((row[a.number], row[b.number]) for _, _, (a, b), _ in made),
+        image_ids=tuple(f"{a.part}/{a.number}+{b.number}" for _, _, (a, b), _ in made),
+        all_texts=tuple((sentence,) for _, sentence, _, _ in made),
+        all_answers=tuple((label,) for _, _, _, label in made),
+        all_ids=tuple((identifier,) for identifier, _, _, _ in made),
+    )
+
+
+@cache  # seconds for the training split
 def examples(split: str, count: int, seed: int) -> list[tuple[str, list[tuple[tuple[Picture, Picture], bool]]]]:
     """`count` sentences, each with its pairs and whether they make it true."""
     rng = np.random.default_rng([seed, sorted(SENTENCES).index(split)])

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.derived import COLOURS, HELD_OUT, SHAPES, Look, pictures
+from train.data.base import ArrayData, check_split
+from train.data.cache import Progress
+from train.data.derived import COLOURS, SHAPES, Look, Picture, pictures, wanted
+from train.data.easy_vqa import part_pixels
 
 SEEN = (
     "there is a {colour} {shape}",
@@ -38,14 +41,11 @@ def write_easy_snli_ve(root: Path, seed: int = 0) -> None:
     folder = root / "flickr30k_images"
     folder.mkdir(parents=True)
     for split, name in FILES.items():
-        rng = np.random.default_rng([seed, sorted(FILES).index(split)])
         with (root / f"snli_ve_{name}.jsonl").open("w", encoding="utf-8") as file:
-            for picture in pictures(split):
-                if split == "test" and picture.look not in HELD_OUT:
-                    continue
+            for picture, made in examples(split, seed):
                 image = f"{picture.part}_{picture.number}"
                 (folder / f"{image}.jpg").write_bytes(picture.path.read_bytes())
-                for k, (hypothesis, label) in enumerate(hypotheses(picture.look, rng)):
+                for k, (hypothesis, label) in enumerate(made):
                     record = {
                         "Flickr30K_ID": image,
                         "captionID": f"{image}.jpg#0",
@@ -55,6 +55,31 @@ def write_easy_snli_ve(root: Path, seed: int = 0) -> None:
                         "sentence2": hypothesis,
                     }
                     file.write(json.dumps(record) + "\n")
+
+
+def easy_snli_ve(split: str, image_size: int, cache: Path | None = None, progress: Progress | None = None) -> ArrayData:
+    """The pictures of a split, each with its hypotheses and their labels."""
+    check_split("easy_snli_ve", split, image_size)
+    made = examples(split, 0)
+    pixels, numbers = part_pixels("test" if split == "test" else "train", image_size, cache, progress)
+    row = {number: i for i, number in enumerate(numbers)}
+    return ArrayData(
+        name="easy_snli_ve",
+        split=split,
+        image_size=image_size,
+        pixels=pixels,
+        rows=tuple(row[p.number] for p, _ in made),
+        image_ids=tuple(f"{p.part}/{p.number}" for p, _ in made),
+        all_texts=tuple(tuple(hypothesis for hypothesis, _ in pairs) for _, pairs in made),
+        all_answers=tuple(tuple(label for _, label in pairs) for _, pairs in made),
+        all_ids=tuple(tuple(f"{p.part}_{p.number}.jpg#{k}" for k in range(len(pairs))) for p, pairs in made),
+    )
+
+
+def examples(split: str, seed: int) -> list[tuple[Picture, list[tuple[str, str]]]]:
+    """Every picture of a split, with its hypotheses."""
+    rng = np.random.default_rng([seed, sorted(FILES).index(split)])
+    return [(picture, hypotheses(picture.look, rng)) for picture in pictures(split) if wanted(picture, split)]
 
 
 def hypotheses(look: Look, rng: np.random.Generator, each: int = 2) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from quantize.verify import Joint
 from train.checkpoint import newest_checkpoint
 from train.data import ImageTextData
 from train.doctor import environment
-from train.evaluate import evaluate_retrieval, evaluate_vqa
+from train.evaluate import evaluate_answers, evaluate_retrieval
 from train.joints import input_spikes
 from train.logs import read_log
 from train.report.story import AnswerExample, RetrievalExample, RunSummary, SpikeExample, Story
@@ -83,7 +83,7 @@ def _spikes(run: Run, model: AshNet, data: ImageTextData) -> tuple[list[SpikeExa
 
 def _answers(run: Run, model: AshNet, data: ImageTextData) -> list[AnswerExample]:
     """Up to eight questions answered right and four answered wrong, each about another picture."""
-    found = evaluate_vqa(model, data, run.codec, run.answers, samples=EXAMPLE_IMAGES)
+    found = evaluate_answers("vqa", model, data, run.codec, run.answers, samples=EXAMPLE_IMAGES)
     probabilities = torch.from_numpy(found.scores).softmax(1).numpy()
     right: list[AnswerExample] = []
     wrong: list[AnswerExample] = []
