@@ -124,6 +124,12 @@ def finetune_recipe() -> TrainConfig:
     )
 
 
+def for_task(train: TrainConfig, task: Task) -> TrainConfig:
+    """The recipe for another task, on the data set that it has at hand."""
+    objectives = pretrain_recipe().objectives if task == "retrieval" else finetune_recipe().objectives
+    return replace(train, task=task, dataset=EMBEDDED[task], objectives=objectives)
+
+
 def qat_recipe(train: TrainConfig) -> TrainConfig:
     """From the recipe of the float run: the same task, a short run at a lower rate, the spiking stack alone. There is
     nothing for averaged encoders to follow then, since the host is frozen: `itc` takes the place of `itc_queue`."""

@@ -103,7 +103,7 @@ def evaluate_answers(
     alone tell.
     """
     device = next(model.parameters()).device
-    ids, right, predictions, scores, rates = [], [], [], [], _Rates()
+    ids, votes, predictions, scores, rates = [], [], [], [], _Rates()
     batches = list(image_batches(data, samples))
     pictures = (images_of(data, [(i + shuffle_images) % len(data) for i in indices], device) for indices in batches)
     for indices, vision in zip(batches, visions(model, pictures), strict=True):
@@ -115,11 +115,11 @@ def evaluate_answers(
         scores.append(logits)
         predictions.append(logits.argmax(1))
         ids += [name for i in indices for name in data.text_ids(i)]
-        right += [answer for i in indices for answer in data.answers(i)]
+        votes += [said for i in indices for said in data.votes(i)]
         if progress:
             progress(indices.stop, len(data) if samples is None else min(samples, len(data)))
     given = np.concatenate(predictions)
-    metrics = METRICS[task](ids, right, [answers[k] for k in given])
+    metrics = METRICS[task](ids, votes, [answers[k] for k in given])
     metrics |= {"questions": float(len(given)), **rates.metrics()}
     return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores))
 

@@ -8,7 +8,7 @@ import tyro
 
 from ashnets.cli.common import Device, RunFolder, done
 from ashnets.config import PRESETS
-from train.config import EMBEDDED, RunConfig, Task, TrainConfig, finetune_recipe, pretrain_recipe
+from train.config import EMBEDDED, RunConfig, Task, TrainConfig, finetune_recipe, for_task, pretrain_recipe
 
 Preset = Literal["tiny", "small", "base"]
 
@@ -49,11 +49,15 @@ def finetune(
     run: RunFolder,
     /,
     train: TrainConfig = finetune_recipe(),  # noqa: B008  (frozen)
+    task: Task | None = None,
     spikes_alone: float | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
     """Fine-tune the best weights of the run SOURCE on another task, into the new folder RUN.
+
+    task: retrieval, vqa (questions), nlvr2 (sentences about pairs) or snli_ve (hypotheses), on the data set that each
+    has at hand; by default what --train says, which is vqa on easy_vqa.
 
     spikes_alone: probability that an image is seen by its spikes alone; 1 for a model without the artificial encoder.
     """
@@ -62,6 +66,8 @@ def finetune(
 
     start = open_run(source)
     model = start.config.model
+    if task is not None:
+        train = for_task(train, task)
     if spikes_alone is not None:
         model = replace(model, fusion=replace(model.fusion, spikes_alone=spikes_alone))
     config = replace(start.config, model=model, train=train)

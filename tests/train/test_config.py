@@ -6,7 +6,8 @@ import pytest
 
 from ashnets.config import PRESETS
 from hw.errors import UserError
-from train.config import RunConfig, finetune_recipe, from_dict, pretrain_recipe, qat_recipe, to_dict
+from train.config import EMBEDDED, RunConfig, finetune_recipe, for_task, from_dict, pretrain_recipe, qat_recipe, to_dict
+from train.data import DATASETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -35,3 +36,11 @@ def test_a_bad_value_is_refused_with_its_key(path, value, message):
     inner[path[-1]] = value
     with pytest.raises(UserError, match=message):
         from_dict(RunConfig, values, "config")
+
+
+@pytest.mark.parametrize("task", EMBEDDED)
+def test_every_task_has_a_data_set_at_hand_and_objectives_that_it_can_meet(task):
+    made = for_task(finetune_recipe(), task)
+    assert made.task == task
+    assert made.dataset in DATASETS
+    assert ("vqa" in made.objectives) == (task != "retrieval")

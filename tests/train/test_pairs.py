@@ -15,7 +15,6 @@ from train.data import collate, load
 from train.evaluate import evaluate_answers
 from train.export import export_run
 from train.joints import verify_run
-from train.metrics.answers import by_class, exact, with_consistency
 from train.run import load_model
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
 
@@ -87,20 +86,3 @@ def test_a_model_of_single_images_becomes_one_of_pairs_when_it_is_tuned_on_them(
     a, b = (load_model(run, "float", CPU).state_dict() for run in (source, tuned))
     assert torch.equal(a["concrete.vit.norm.weight"], b["concrete.vit.norm.weight"])
     assert b["side_by_side.which"].shape == (2, 1, MICRO.width)
-
-
-def test_a_sentence_is_consistent_only_if_it_is_right_over_every_pair():
-    ids = ["dev-4-0-0", "dev-4-1-0", "dev-4-0-1", "dev-7-0-0"]
-    right = ["True", "False", "True", "True"]
-    found = with_consistency(ids, right, ["True", "True", "True", "True"])
-    assert found == {"accuracy": 75.0, "consistency": pytest.approx(200 / 3)}
-    assert with_consistency(ids, right, right)["consistency"] == 100
-
-
-def test_each_class_has_its_own_accuracy():
-    right = ["entailment", "neutral", "neutral", "contradiction"]
-    found = by_class(["a", "b", "c", "d"], right, ["entailment", "neutral", "contradiction", "neutral"])
-    assert found == {
-        "accuracy": 50.0, "accuracy_contradiction": 0.0, "accuracy_entailment": 100.0, "accuracy_neutral": 50.0
-    }  # fmt: skip
-    assert exact(["a"], ["yes"], ["no"]) == {"accuracy": 0.0}

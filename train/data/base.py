@@ -58,7 +58,11 @@ class ImageTextData(Protocol):
         ...
 
     def answers(self, i: int) -> tuple[str, ...]:
-        """One answer for each question; () for caption data."""
+        """One answer for each question, to learn from; () for caption data."""
+        ...
+
+    def votes(self, i: int) -> tuple[tuple[str, ...], ...]:
+        """What every annotator answered to each question; () for caption data."""
         ...
 
     def text_ids(self, i: int) -> tuple[str, ...]:
@@ -78,6 +82,7 @@ class ArrayData:
     image_ids: tuple[str, ...] = field(repr=False)
     all_texts: tuple[tuple[str, ...], ...] = field(repr=False)
     all_answers: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () for caption data
+    all_votes: tuple[tuple[tuple[str, ...], ...], ...] = field(repr=False, default=())  # () for one vote each
     all_ids: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () for IMAGE_ID#NUMBER
 
     def __post_init__(self) -> None:
@@ -89,8 +94,9 @@ class ArrayData:
             raise ValueError(f"{self.name}: {n} rows, {len(self.image_ids)} image ids, {len(self.all_texts)} texts")
         if self.all_answers and [len(a) for a in self.all_answers] != [len(t) for t in self.all_texts]:
             raise ValueError(f"{self.name}: every question needs one answer")
-        if self.all_ids and [len(a) for a in self.all_ids] != [len(t) for t in self.all_texts]:
-            raise ValueError(f"{self.name}: every text needs one id")
+        for what, given in (("id", self.all_ids), ("set of votes", self.all_votes)):
+            if given and [len(a) for a in given] != [len(t) for t in self.all_texts]:
+                raise ValueError(f"{self.name}: every text needs one {what}")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,6 +115,9 @@ class ArrayData:
     def answers(self, i: int) -> tuple[str, ...]:
         return self.all_answers[i] if self.all_answers else ()
 
+    def votes(self, i: int) -> tuple[tuple[str, ...], ...]:
+        return self.all_votes[i] if self.all_votes else tuple((answer,) for answer in self.answers(i))
+
     def text_ids(self, i: int) -> tuple[str, ...]:
         if self.all_ids:
             return self.all_ids[i]
@@ -119,6 +128,7 @@ class ArrayData:
         digest = hashlib.sha256()
         for i in range(len(self)):
             record = [self.image_id(i), self.image_size, self.texts(i), self.answers(i)]
+            record += [self.all_votes[i]] if self.all_votes else []
             digest.update(json.dumps(record).encode())
             digest.update(self.image(i).tobytes())
         return digest.hexdigest()

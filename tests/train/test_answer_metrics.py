@@ -1,0 +1,123 @@
+"""Metrics of answers: the official ones digit by digit, by golden values that the official script gave."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hw.errors import UserError
+from tests.conftest import micro_config
+from train.data import load
+from train.evaluate import evaluate_answers
+from train.metrics.answers import by_class, by_votes, exact, with_consistency
+from train.metrics.vqa import accuracy, answer_vocabulary, evaluate, normalise_answer, soft_scores, write_results
+from train.run import load_model
+from train.stages import load_split, new_run, train_run
+
+CPU = torch.device("cpu")
+GOLDEN = json.loads((Path(__file__).parent / "vqa_golden.json").read_text(encoding="utf-8"))
+
+
+def test_golden_answers_have_the_official_accuracy():
+    assert len(GOLDEN["questions"]) == 120
+    for case in GOLDEN["questions"]:
+        assert round(100 * accuracy(case["answer"], case["votes"]), 2) == case["accuracy"], case
+
+
+def test_golden_texts_have_the_official_form():
+    assert len(GOLDEN["texts"]) == 200
+    for text, official in GOLDEN["texts"].items():
+        assert normalise_answer(text) == official
+
+
+@pytest.mark.parametrize(
+    ("text", "official"),
+    [
+        ("The two  cats.", "2 cats"),
+        ("none", "0"),
+        ("1,000 (about)", "1000 about"),
+        ("left/right", "left right"),
+        ("left / right", "left right"),
+        ("3.5", "3.5"),
+        ("dont", "don't"),
+        ("somebody'd", "somebodyd"),
+        ("He's here!", "he's here"),
+        ("an", ""),
+        ("." * 40, "." * 8),
+        ("Ein  Ö", "ein ö"),
+    ],
+)
+def test_the_quirks_of_the_official_form(text, official):
+    assert normalise_answer(text) == official
+
+
+def test_agreeing_annotators_are_taken_by_the_letter():
+    assert accuracy("The cat", ["The cat"] * 10) == 1
+    assert accuracy("cat", ["The cat"] * 10) == 0
+    assert accuracy("cat", ["The cat"] * 9 + ["dog"]) == 1
+    assert accuracy(" cat\n", ["cat"] * 10) == 1
+
+
+@pytest.mark.parametrize(("votes", "expected"), [(1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0), (0, 0.0)])
+def test_a_vote_is_worth_three_tenths(votes, expected):
+    said = ["red"] * votes + [f"other{k}" for k in range(10 - votes)]
+    assert accuracy("red", said) == pytest.approx(expected)
+    assert soft_scores(said).get("red", 0.0) == pytest.approx(expected)
+
+
+def test_accuracy_is_told_by_answer_type_and_no_question_is_left_out():
+    votes = {1: ["yes"] * 10, 2: ["no"] * 10, 3: ["2"] * 10}
+    found = evaluate({1: "yes", 2: "yes", 3: "2"}, votes, {1: "yes/no", 2: "yes/no", 3: "number"})
+    assert found == {"accuracy": 66.67, "accuracy_yes/no": 50.0, "accuracy_number": 100.0}
+    with pytest.raises(UserError, match="question 2: has no answer, nor have 1 others"):
+        evaluate({1: "yes"}, votes)
+
+
+def test_the_vocabulary_holds_what_is_common_in_its_official_form():
+    answers = ["Two"] * 5 + ["2"] * 4 + ["red"] * 9 + ["rare"] * 8
+    assert answer_vocabulary(answers) == ["2", "red"]
+    assert answer_vocabulary(answers, at_least=8) == ["2", "rare", "red"]
+
+
+def test_results_are_what_the_server_takes(tmp_path):
+    path = tmp_path / "results.json"
+    write_results(path, [("262148000", "down"), ("a7", "two")])
+    assert json.loads(path.read_text()) == [
+        {"answer": "down", "question_id": 262148000},
+        {"answer": "two", "question_id": "a7"},
+    ]
+    with pytest.raises(UserError, match="question 5 has 2 answers"):
+        write_results(tmp_path / "twice.json", [("5", "a"), ("05", "b")])
+    assert not (tmp_path / "twice.json").exists()
+
+
+def test_a_sentence_is_consistent_only_if_it_is_right_over_every_pair():
+    ids = ["dev-4-0-0", "dev-4-1-0", "dev-4-2-0", "dev-4-0-1", "dev-7-0-0"]
+    right = [("True",), ("False",), ("True",), ("True",), ("True",)]
+    found = with_consistency(ids, right, ["True"] * 5)
+    assert found == {"accuracy": 80.0, "consistency": pytest.approx(200 / 3)}
+    assert with_consistency(ids, right, [said[0] for said in right])["consistency"] == 100
+
+
+def test_each_class_has_its_own_accuracy():
+    right = [("entailment",), ("neutral",), ("neutral",), ("contradiction",)]
+    found = by_class(["a", "b", "c", "d"], right, ["entailment", "neutral", "contradiction", "neutral"])
+    assert found == {
+        "accuracy": 50.0, "accuracy_contradiction": 0.0, "accuracy_entailment": 100.0, "accuracy_neutral": 50.0
+    }  # fmt: skip
+    assert exact(["a"], [("yes",)], ["no"]) == by_votes(["a"], [("yes",)], ["no"]) == {"accuracy": 0.0}
+
+
+def test_several_annotators_are_evaluated_as_the_official_script_does(tmp_path, few_records):
+    run = train_run(new_run(tmp_path / "run", micro_config(steps=1)), CPU)
+    data, model = load_split(run, "test"), load_model(run, "float", CPU)
+    answers = [data.answers(i) for i in range(len(data))]
+    split = tuple(tuple((a, a, "gray", "teal") for a in of) for of in answers)
+    asked = evaluate_answers("vqa", model, replace(data, all_votes=split), run.codec, run.answers)
+    given = [run.answers[k] for k in asked.predictions]
+    said = [votes for of in split for votes in of]
+    wanted = sum(accuracy(g, v) for g, v in zip(given, said, strict=True)) / len(given)
+    assert asked.metrics["accuracy"] == round(100 * wanted, 2)
+    assert load("few_vqa", "test", 32).fingerprint != replace(data, all_votes=split).fingerprint
