@@ -1,7 +1,9 @@
 """What is derived from easy-VQA's annotations is true of the pixels, balanced, and keeps combinations from training."""
 
 import json
+import re
 from collections import Counter, defaultdict
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from train.data.derived import COLOURS, HELD_OUT, SHAPES, Look, known_pictures, looks, pictures
 from train.data.easy_nlvr2 import SENTENCES, examples, sentences, write_easy_nlvr2
 from train.data.easy_snli_ve import SEEN, UNSEEN, hypotheses, write_easy_snli_ve
+from train.data.easy_snli_ve import examples as hypotheses_of
 
 RGB = {
     "black": (0, 0, 0), "gray": (128, 128, 128), "teal": (0, 128, 128), "green": (0, 128, 0),
@@ -70,9 +73,9 @@ def test_no_hypothesis_alone_tells_that_it_is_neutral():
     look = Look("circle", "red")
     unseen = {template.format(**look._asdict()) for template in UNSEEN}
     seen = {template.format(**look._asdict()) for template in SEEN}
-    labels = defaultdict(Counter)
+    labels, others = defaultdict(Counter), [Look(*both) for both in product(SHAPES, COLOURS)]
     for _ in range(300):
-        for text, label in hypotheses(look, rng):
+        for text, label in hypotheses(look, others, rng):
             labels[label]["of this look" if text in seen | unseen else "of another"] += 1
             if text in seen:
                 assert label == "entailment"
@@ -81,6 +84,16 @@ def test_no_hypothesis_alone_tells_that_it_is_neutral():
     assert labels["entailment"].keys() == labels["neutral"].keys() == {"of this look"}
     assert labels["contradiction"].keys() == {"of another"}
     assert len({sum(counts.values()) for counts in labels.values()}) == 1
+
+
+def test_no_hypothesis_of_training_names_a_held_out_combination():
+    """There it would always be contradicted: a model would learn the words and look at nothing."""
+    named = [re.compile(rf"{look.colour}.* {look.shape}|{look.shape}.* {look.colour}") for look in HELD_OUT]
+    for split in ("train", "val"):
+        said = [text for _, made in hypotheses_of(split, 0) for text, _ in made]
+        assert not [text for text in said if any(pattern.search(text) for pattern in named)]
+    said = [text for _, made in hypotheses_of("test", 0) for text, label in made if label != "contradiction"]
+    assert sum(any(pattern.search(text) for pattern in named) for text in said) > 400
 
 
 def test_the_files_are_those_of_the_official_sets(tmp_path, monkeypatch):

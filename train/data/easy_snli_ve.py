@@ -7,13 +7,14 @@ that training never showed.
 """
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from train.data.base import ArrayData, check_split
 from train.data.cache import Progress
-from train.data.derived import COLOURS, SHAPES, Look, Picture, pictures, wanted
+from train.data.derived import COLOURS, HELD_OUT, SHAPES, Look, Picture, pictures, wanted
 from train.data.easy_vqa import part_pixels
 
 SEEN = (
@@ -79,12 +80,16 @@ def easy_snli_ve(split: str, image_size: int, cache: Path | None = None, progres
 def examples(split: str, seed: int) -> list[tuple[Picture, list[tuple[str, str]]]]:
     """Every picture of a split, with its hypotheses."""
     rng = np.random.default_rng([seed, sorted(FILES).index(split)])
-    return [(picture, hypotheses(picture.look, rng)) for picture in pictures(split) if wanted(picture, split)]
+    others = [Look(*both) for both in product(SHAPES, COLOURS)]
+    if split != "test":
+        others = [look for look in others if look not in HELD_OUT]
+    return [(picture, hypotheses(picture.look, others, rng)) for picture in pictures(split) if wanted(picture, split)]
 
 
-def hypotheses(look: Look, rng: np.random.Generator, each: int = 2) -> list[tuple[str, str]]:
+def hypotheses(look: Look, others: list[Look], rng: np.random.Generator, each: int = 2) -> list[tuple[str, str]]:
     """(hypothesis, label): `each` of the three labels, of contradictions as many of what can be seen as of what
-    cannot."""
+    cannot. others: what contradictions may speak of. In training they are the combinations that pictures show, or a
+    held-out one would be contradicted wherever it is named."""
 
     def of(templates: tuple[str, ...], shown: Look) -> str:
         return templates[rng.integers(len(templates))].format(**shown._asdict())
@@ -94,7 +99,7 @@ def hypotheses(look: Look, rng: np.random.Generator, each: int = 2) -> list[tupl
     for k in range(each):
         templates = (SEEN, UNSEEN)[k % 2]
         while True:
-            other = Look(SHAPES[rng.integers(len(SHAPES))], COLOURS[rng.integers(len(COLOURS))])
+            other = others[rng.integers(len(others))]
             template = templates[rng.integers(len(templates))]
             if template.format(**other._asdict()) != template.format(**look._asdict()):
                 break
