@@ -41,6 +41,10 @@ class TrainConfig:
     batch: int = 96
     """Images per step."""
     texts_per_image: int = 1
+    answers_from: tuple[str, ...] = ("train",)
+    """Splits whose answers a model may choose from."""
+    answers_least: int = 1
+    """How often an answer must be given there to be one of them; a question with another answer teaches nothing."""
     lr: float = 1e-3
     warmup: int = 50
     """Steps of linear warm-up; a cosine to zero follows."""
@@ -128,6 +132,11 @@ def for_task(train: TrainConfig, task: Task) -> TrainConfig:
     """The recipe for another task, on the data set that it has at hand."""
     objectives = pretrain_recipe().objectives if task == "retrieval" else finetune_recipe().objectives
     return replace(train, task=task, dataset=EMBEDDED[task], objectives=objectives)
+
+
+def on_folder(train: TrainConfig, folder: str | None) -> TrainConfig:
+    """The recipe on data in a folder, if there is one; its texts teach the tokenizer then."""
+    return train if folder is None else replace(train, dataset=folder, tokenizer_data=(folder,))
 
 
 def qat_recipe(train: TrainConfig) -> TrainConfig:

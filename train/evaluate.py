@@ -25,11 +25,12 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """metrics: name -> percent or rate. predictions: index of the answer given to each question, or of the nearest
-    caption of each image."""
+    caption of each image. names: what the data set calls what each prediction is about."""
 
     metrics: dict[str, float]
     predictions: np.ndarray
     scores: np.ndarray = field(repr=False)
+    names: list[str] = field(repr=False, default_factory=list)
 
     @property
     def score(self) -> float:
@@ -119,9 +120,12 @@ def evaluate_answers(
         if progress:
             progress(indices.stop, len(data) if samples is None else min(samples, len(data)))
     given = np.concatenate(predictions)
-    metrics = METRICS[task](ids, votes, [answers[k] for k in given])
-    metrics |= {"questions": float(len(given)), **rates.metrics()}
-    return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores))
+    judged = [k for k, said in enumerate(votes) if said]  # a test split has questions without answers
+    metrics: dict[str, float] = {"questions": float(len(given)), **rates.metrics()}
+    if judged:
+        chosen = [answers[given[k]] for k in judged]
+        metrics = METRICS[task]([ids[k] for k in judged], [votes[k] for k in judged], chosen) | metrics
+    return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores), names=ids)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,10 @@ from train.checkpoint import (
     save_checkpoint,
 )
 from train.config import TrainConfig
-from train.data import ImageTextData, batches, collate
+from train.data import Batch, ImageTextData, batches, collate
 from train.evaluate import Ranking, evaluate
 from train.logs import RunLog
+from train.metrics.vqa import soft_scores
 from train.run import Bundle, Run, fill, load_model, quantized_stack
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -140,15 +141,26 @@ class Trainer:
         batch = collate(self.train_data, indices, rng, self.config.texts_per_image)
         images = torch.from_numpy(batch.images)
         needs_view = any(o.needs_view for o in self.bundle.objectives.values())
-        answers = [self.answer_index[answer] for answer in batch.answers]
         return Inputs(
             images=self._augmented(self.augment, images),
             view=self._augmented(self.augment_view, images) if needs_view else None,
             tokens=self.run.codec.encode(batch.texts).to(self.device),
             text_image=torch.from_numpy(batch.text_image).to(self.device),
             image_ids=torch.from_numpy(ids).to(self.device),
-            answers=torch.tensor(answers, device=self.device) if answers else None,
+            answers=self._answers(batch) if batch.answers else None,
+            scores=self._scores(batch) if "vqa_soft" in self.bundle.objectives else None,
         )
+
+    def _answers(self, batch: Batch) -> Tensor:
+        return torch.tensor([self.answer_index.get(answer, -1) for answer in batch.answers], device=self.device)
+
+    def _scores(self, batch: Batch) -> Tensor:
+        scores = torch.zeros(len(batch.texts), len(self.answer_index))
+        for row, votes in zip(scores, batch.votes, strict=True):
+            for answer, worth in soft_scores(votes).items():
+                if answer in self.answer_index:
+                    row[self.answer_index[answer]] = worth
+        return scores.to(self.device)
 
     def _augmented(self, augment: v2.Transform, images: Tensor) -> Tensor:
         return normalise(torch.stack([augment(image) for image in images]).to(self.device, non_blocking=True))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from ashnets.config import TextConfig
 from ashnets.model import AshNet
+from ashnets.objectives import OBJECTIVES
 from ashnets.text import TextCodec, train_lexicon, train_tokenizer
 from hw.errors import UserError
 from hw.program_file import save_program
@@ -63,7 +64,14 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     config = replace(config, model=replace(config.model, fusion=replace(config.model.fusion, images=images)))
     texts_count = sum(len(data.texts(i)) for i in range(len(data)))
     summary = {"name": data.name, "images": len(data), "texts": texts_count, "fingerprint": data.fingerprint}
-    return create_run(folder, config, codec, answer_vocabulary(data), summary)
+    answered = (data if split == "train" else load(data.name, split, size) for split in config.train.answers_from)
+    answers = answer_vocabulary(*answered, least=config.train.answers_least)
+    if not answers and any(OBJECTIVES[o].needs_answers for o in config.train.objectives if o in OBJECTIVES):
+        raise UserError(
+            f"{data.name}: holds no answers that are given {config.train.answers_least} times, and task "
+            f"'{config.train.task}' learns from answers; choose another task or other data"
+        )
+    return create_run(folder, config, codec, answers, summary)
 
 
 def train_run(run: Run, device: torch.device, report: Report | None = None, init: Run | None = None) -> Run:

@@ -12,6 +12,7 @@ import tyro
 
 from ashnets.cli.bits import search, sensitivity
 from ashnets.cli.chip import bench, doctor, keys, report, simulate, worker
+from ashnets.cli.data import data
 from ashnets.cli.exchange import export, run, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
 from hw.errors import BackendError, UserError
@@ -21,6 +22,7 @@ DESCRIPTION = (
 )
 COMMANDS = {
     "demo": demo,
+    "data": data,
     "train": train,
     "finetune": finetune,
     "quantize": quantize,

@@ -8,7 +8,7 @@ import tyro
 
 from ashnets.cli.common import Device, RunFolder, done
 from ashnets.config import PRESETS
-from train.config import EMBEDDED, RunConfig, Task, TrainConfig, finetune_recipe, for_task, pretrain_recipe
+from train.config import EMBEDDED, RunConfig, Task, TrainConfig, finetune_recipe, for_task, on_folder, pretrain_recipe
 
 Preset = Literal["tiny", "small", "base"]
 
@@ -30,17 +30,21 @@ def train(
     run: RunFolder,
     /,
     train: TrainConfig = pretrain_recipe(),  # noqa: B008  (frozen)
+    data: str | None = None,
     preset: Preset = "tiny",
     resume: bool = False,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
-    """Pre-train a model into the new folder RUN; --resume goes on with any run that was interrupted."""
+    """Pre-train a model into the new folder RUN; --resume goes on with any run that was interrupted.
+
+    data: a folder of annotations and pictures in an official format, or FORMAT:FOLDER; see 'ashnets data check'.
+    """
     from train.stages import new_run
 
     if resume:
         return _resume(run, device, json)
-    config = RunConfig(model=PRESETS[preset](), train=train)
+    config = RunConfig(model=PRESETS[preset](), train=on_folder(train, data))
     return _train(new_run(run, config), device, json, next_step=f"ashnets finetune {run} RUN2")
 
 
@@ -50,6 +54,7 @@ def finetune(
     /,
     train: TrainConfig = finetune_recipe(),  # noqa: B008  (frozen)
     task: Task | None = None,
+    data: str | None = None,
     spikes_alone: float | None = None,
     device: Device = "auto",
     json: bool = False,
@@ -57,7 +62,8 @@ def finetune(
     """Fine-tune the best weights of the run SOURCE on another task, into the new folder RUN.
 
     task: retrieval, vqa (questions), nlvr2 (sentences about pairs) or snli_ve (hypotheses), on the data set that each
-    has at hand; by default what --train says, which is vqa on easy_vqa.
+    has at hand; by default what --train says, which is vqa on easy_vqa. data: instead, a folder of annotations and
+    pictures in an official format, or FORMAT:FOLDER; see 'ashnets data check'.
 
     spikes_alone: probability that an image is seen by its spikes alone; 1 for a model without the artificial encoder.
     """
@@ -68,6 +74,7 @@ def finetune(
     model = start.config.model
     if task is not None:
         train = for_task(train, task)
+    train = on_folder(train, data)
     if spikes_alone is not None:
         model = replace(model, fusion=replace(model.fusion, spikes_alone=spikes_alone))
     config = replace(start.config, model=model, train=train)
@@ -137,6 +144,8 @@ def evaluate(
     run: RunFolder,
     /,
     task: Task | None = None,
+    data: str | None = None,
+    predictions: Path | None = None,
     backend: str = "float",
     keys: Path | None = None,
     split: Literal["val", "test"] = "test",
@@ -147,23 +156,32 @@ def evaluate(
     """Evaluate RUN with its spiking stack as 'float', 'qat', or on a backend such as 'reference', 'lava' or
     'tcp://HOST:PORT,...', the addresses of workers.
 
-    task: by default the one that the run was trained for. samples: images, by default the whole split. keys: the
-    client's folder of keys, for workers on other hosts.
+    task: by default the one that the run was trained for. data: a folder in an official format, by default the run's
+    own data. samples: images, by default the whole split. keys: the client's folder of keys, for workers on other
+    hosts.
+
+    predictions: write the answers to this file, as the task's official evaluation takes them: JSON for VQA, CSV for
+    NLVR2, JSON lines for SNLI-VE and retrieval.
     """
     from train.data import load
     from train.evaluate import evaluate as run_evaluation
+    from train.predictions import write_predictions
     from train.run import choose_device, load_model, open_run
     from train.stages import ranking_of
 
     opened = open_run(run)
     task = task or opened.config.train.task
-    dataset = opened.config.train.dataset if task == opened.config.train.task else EMBEDDED[task]
+    own = task == opened.config.train.task
+    dataset = data or (opened.config.train.dataset if own else EMBEDDED[task])
     model = load_model(opened, backend, choose_device(device), keys)
-    data = load(dataset, split, opened.config.model.concrete.image_size)
-    ranking = ranking_of(opened) if task == opened.config.train.task else None
-    result = run_evaluation(task, model, data, opened.codec, opened.answers, samples=samples, ranking=ranking)
+    records = load(dataset, split, opened.config.model.concrete.image_size)
+    ranking = ranking_of(opened) if own else None
+    result = run_evaluation(task, model, records, opened.codec, opened.answers, samples=samples, ranking=ranking)
     for name, value in result.metrics.items():
         print(f"{name:>16}  {value:.4g}")
+    if predictions is not None:
+        write_predictions(task, predictions, result, records, opened.answers)
+        print(f"wrote {predictions}")
     return done(
         {"run": str(run), "task": task, "backend": backend, "dataset": dataset, "split": split, **result.metrics}, json
     )

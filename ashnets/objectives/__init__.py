@@ -11,7 +11,7 @@ from ashnets.objectives.itm import ImageTextMatching
 from ashnets.objectives.mlm import MaskedLanguage
 from ashnets.objectives.scl import SpikingContrast
 from ashnets.objectives.stua import SpikeToText
-from ashnets.objectives.vqa import AnswerCrossEntropy
+from ashnets.objectives.vqa import AnswerCrossEntropy, SoftAnswers
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "itc": ImageTextContrast,
@@ -21,6 +21,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "scl": SpikingContrast,
     "stua": SpikeToText,
     "vqa": AnswerCrossEntropy,
+    "vqa_soft": SoftAnswers,
 }
 
 __all__ = ["OBJECTIVES", "Objective"]

@@ -8,7 +8,8 @@ from ashnets.objectives.base import Objective
 
 
 class AnswerCrossEntropy(Objective):
-    """Cross-entropy of the answer logits; logs the share of right answers in the batch."""
+    """Cross-entropy of the answer logits, over the questions whose answer the model can give; logs the share of right
+    answers in the batch."""
 
     needs_answers = True
 
@@ -17,4 +18,25 @@ class AnswerCrossEntropy(Objective):
             raise ValueError("vqa needs answers; Inputs.answers is None")
         logits = model.answer(w, inputs.tokens.padding, vision.v[inputs.text_image])
         right = (logits.argmax(1) == inputs.answers).float().mean()
-        return F.cross_entropy(logits, inputs.answers), {"accuracy": right.detach()}
+        known = (inputs.answers >= 0).sum().clamp(min=1)
+        loss = F.cross_entropy(logits, inputs.answers, ignore_index=-1, reduction="sum") / known
+        return loss, {"accuracy": right.detach()}
+
+
+class SoftAnswers(Objective):
+    """Every answer judged for itself against what it is worth (Teney et al. 2018): with p = sigmoid(logits) [M, A],
+
+        loss = -1/M sum_m sum_a  y_ma log p_ma + (1 - y_ma) log(1 - p_ma)
+
+    Logs the mean worth of the answers given, which is VQA's accuracy but for its rounding.
+    """
+
+    needs_answers = True
+
+    def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if inputs.scores is None:
+            raise ValueError("vqa_soft needs scores; Inputs.scores is None")
+        logits = model.answer(w, inputs.tokens.padding, vision.v[inputs.text_image])
+        worth = inputs.scores.gather(1, logits.argmax(1, keepdim=True)).mean()
+        loss = F.binary_cross_entropy_with_logits(logits, inputs.scores, reduction="sum") / len(logits)
+        return loss, {"accuracy": worth.detach()}

@@ -23,4 +23,5 @@ def inputs(config, images: int = 6, texts: int = 8) -> Inputs:
         text_image=torch.arange(texts) % images,
         image_ids=torch.tensor([0, 1, 2, 3, 4, 4])[:images],
         answers=torch.randint(0, 5, (texts,)),
+        scores=torch.randint(0, 2, (texts, 5)).float(),
     )

@@ -12,7 +12,7 @@ from tests.conftest import micro_config
 from train.data import load
 from train.evaluate import evaluate_answers
 from train.metrics.answers import by_class, by_votes, exact, with_consistency
-from train.metrics.vqa import accuracy, answer_vocabulary, evaluate, normalise_answer, soft_scores, write_results
+from train.metrics.vqa import accuracy, evaluate, normalise_answer, soft_scores, write_results
 from train.run import load_model
 from train.stages import load_split, new_run, train_run
 
@@ -73,12 +73,6 @@ def test_accuracy_is_told_by_answer_type_and_no_question_is_left_out():
     assert found == {"accuracy": 66.67, "accuracy_yes/no": 50.0, "accuracy_number": 100.0}
     with pytest.raises(UserError, match="question 2: has no answer, nor have 1 others"):
         evaluate({1: "yes"}, votes)
-
-
-def test_the_vocabulary_holds_what_is_common_in_its_official_form():
-    answers = ["Two"] * 5 + ["2"] * 4 + ["red"] * 9 + ["rare"] * 8
-    assert answer_vocabulary(answers) == ["2", "red"]
-    assert answer_vocabulary(answers, at_least=8) == ["2", "rare", "red"]
 
 
 def test_results_are_what_the_server_takes(tmp_path):

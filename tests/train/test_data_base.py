@@ -139,8 +139,10 @@ def test_equal_records_have_equal_fingerprints_wherever_their_pixels_lie():
     assert len(moved.fingerprint) == 64
 
 
-def test_the_answer_vocabulary_is_sorted_and_without_repetitions():
+def test_the_answer_vocabulary_is_sorted_without_repetitions_and_holds_what_is_given_often_enough():
+    given = [answer for i in range(len(tiny())) for answer in tiny().answers(i)]
     assert answer_vocabulary(tiny()) == ["no", "red", "yes"]
+    assert answer_vocabulary(tiny(), tiny(), least=3) == [a for a in ("no", "red", "yes") if given.count(a) > 1]
     assert answer_vocabulary(tiny(all_answers=())) == []
 
 

@@ -23,6 +23,7 @@ from train.data.derived import easy_vqa_new
 from train.data.easy_nlvr2 import easy_nlvr2
 from train.data.easy_snli_ve import easy_snli_ve
 from train.data.easy_vqa import easy_vqa
+from train.data.formats import load_folder, place
 from train.data.openmoji import openmoji
 
 __all__ = [
@@ -62,8 +63,12 @@ def load(
 ) -> ImageTextData:
     """The split "train", "val" or "test" of a data set, with square images of `image_size` pixels.
 
-    `cache` is the folder for decoded images, by default the user's; `progress(done, total)` hears of the decoding.
+    name: a data set at hand, or FOLDER or FORMAT:FOLDER, see `train.data.formats`. `cache` is the folder for the
+    decoded images of data at hand, by default the user's; `progress(done, total)` hears of the decoding.
     """
     if name not in DATASETS:
-        raise UserError(f"there is no data set '{name}'; choose one of {', '.join(sorted(DATASETS))}")
+        if where := place(name):
+            return load_folder(*where, split, image_size)
+        known = ", ".join(sorted(DATASETS))
+        raise UserError(f"there is no data set '{name}'; choose one of {known}, or give a folder")
     return DATASETS[name](split, image_size, cache, progress)

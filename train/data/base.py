@@ -6,6 +6,7 @@ Shapes: `B` images of a batch, `N` texts of a batch, `H = W = image_size` pixels
 import hashlib
 import importlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,7 +41,8 @@ class ImageTextData(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex over ids, texts, answers and pixels: equal if and only if the records are."""
+        """SHA-256 in hex over ids, texts, answers and pixels, or, where those are large, what stands for them: equal
+        if the records are."""
         ...
 
     def __len__(self) -> int:
@@ -62,7 +64,7 @@ class ImageTextData(Protocol):
         ...
 
     def votes(self, i: int) -> tuple[tuple[str, ...], ...]:
-        """What every annotator answered to each question; () for caption data."""
+        """What every annotator answered to each question, () for one that nobody was asked; () for caption data."""
         ...
 
     def text_ids(self, i: int) -> tuple[str, ...]:
@@ -144,6 +146,7 @@ class Batch:
     text_image: np.ndarray  # int64 [N]
     image_ids: list[str]  # B
     answers: list[str]  # N, or empty for caption data
+    votes: list[tuple[str, ...]] = field(default_factory=list)  # N, or empty for caption data
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -156,6 +159,8 @@ class Batch:
             )
         if self.answers and len(self.answers) != len(self.texts):
             raise ValueError(f"{len(self.texts)} texts, but {len(self.answers)} answers")
+        if len(self.votes) != len(self.answers):
+            raise ValueError(f"{len(self.answers)} answers, but {len(self.votes)} sets of votes")
 
 
 def collate(
@@ -169,6 +174,7 @@ def collate(
         raise ValueError(f"texts_per_image is {texts_per_image}; give 1 or more, or None for all texts")
     texts: list[str] = []
     answers: list[str] = []
+    votes: list[tuple[str, ...]] = []
     text_image: list[int] = []
     for position, i in enumerate(indices):
         image_texts, image_answers = data.texts(i), data.answers(i)
@@ -176,7 +182,10 @@ def collate(
         if texts_per_image is not None:
             chosen = rng.permutation(len(image_texts))[:texts_per_image]
         texts += [image_texts[k] for k in chosen]
-        answers += [image_answers[k] for k in chosen] if image_answers else []
+        if image_answers:
+            said = data.votes(i)
+            answers += [image_answers[k] for k in chosen]
+            votes += [said[k] for k in chosen]
         text_image += [position] * len(chosen)
     return Batch(
         images=image_array(data, indices),
@@ -184,6 +193,7 @@ def collate(
         text_image=np.array(text_image, dtype=np.int64),
         image_ids=[data.image_id(i) for i in indices],
         answers=answers,
+        votes=votes,
     )
 
 
@@ -219,9 +229,11 @@ def batches(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     return _permutation(n, seed, epoch)[start : start + batch_size].copy()
 
 
-def answer_vocabulary(data: ImageTextData) -> list[str]:
-    """The distinct answers in alphabetical order; empty for caption data."""
-    return sorted({answer for i in range(len(data)) for answer in data.answers(i)})
+def answer_vocabulary(*sources: ImageTextData, least: int = 1) -> list[str]:
+    """The answers that are given at least so often, in alphabetical order; empty for caption data. Of VQA v2's training
+    and validation questions 3,129 are given nine times."""
+    counts = Counter(answer for data in sources for i in range(len(data)) for answer in data.answers(i) if answer)
+    return sorted(answer for answer, count in counts.items() if count >= least)
 
 
 def check_split(name: str, split: str, image_size: int) -> None:

@@ -77,18 +77,13 @@ def evaluate(
     return {key: round(100 * sum(found[name] for name in names) / len(names), 2) for key, names in groups.items()}
 
 
-def soft_scores(votes: Iterable[str]) -> dict[str, float]:
+def soft_scores(votes: Sequence[str]) -> dict[str, float]:
     """What training aims at: each answer's score by how many annotators gave it, 0.3, 0.6, 0.9 and from four on 1
-    (Teney et al. 2018)."""
+    (Teney et al. 2018). The answer of a lone annotator scores 1, as it is."""
+    if len(votes) == 1:
+        return {votes[0]: 1.0}
     counts = Counter(normalise_answer(vote) for vote in votes)
     return {answer: min(1.0, 0.3 * count) if count < 4 else 1.0 for answer, count in counts.items()}
-
-
-def answer_vocabulary(multiple_choice_answers: Iterable[str], at_least: int = 9) -> list[str]:
-    """The answers that are some question's most common one at least so often, in alphabetical order; 3,129 for VQA v2's
-    training and validation questions."""
-    counts = Counter(normalise_answer(answer) for answer in multiple_choice_answers)
-    return sorted(answer for answer, count in counts.items() if count >= at_least)
 
 
 def write_results(path: Path, answers: Iterable[tuple[str, str]]) -> None:

@@ -1,0 +1,286 @@
+"""Official formats: every record read right, or refused with file and record."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ashnets.cli import main
+from hw.errors import UserError
+from tests.train.official import MAKERS, dump, encoded, picture, shard
+from train.data import load
+from train.data.check import check_folder
+from train.data.formats import FORMATS, detect, open_folder
+
+# (records, texts) of train, val and test; None where the format has no such split
+COUNTS = {
+    "coco": [(6, 33), (6, 33), None],
+    "karpathy": [(3, 16), (2, 10), (1, 5)],
+    "flickr30k": [(3, 15), (2, 10), (1, 5)],
+    "albef": [(2, 4), (1, 2), (1, 2)],
+    "visual_genome": [(2, 4), (1, 2), None],
+    "vqa": [(3, 6), (2, 4), (2, 4)],
+    "nlvr2": [(3, 4), (3, 4), (3, 4)],
+    "snli_ve": [(3, 9), (3, 9), (3, 9)],
+    "shards": [(6, 6), (3, 3), None],
+    "table": [(2, 4), (1, 2), (1, 2)],
+}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASHNETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=sorted(FORMATS))
+def made(request, tmp_path) -> tuple[str, Path]:
+    root = tmp_path / "data"
+    root.mkdir()
+    MAKERS[request.param](root)
+    return request.param, root
+
+
+def test_a_folder_is_known_by_its_files_and_read_whole(made):
+    name, root = made
+    assert detect(root) == name
+    for split, count in zip(("train", "val", "test"), COUNTS[name], strict=True):
+        if count is None:
+            with pytest.raises(UserError, match=f"has no split '{split}'"):
+                load(str(root), split, 8)
+            continue
+        data = load(str(root), split, 8)
+        assert (len(data), sum(len(data.texts(i)) for i in range(len(data)))) == count
+        assert len({data.image_id(i) for i in range(len(data))}) == len(data)
+        for i in range(len(data)):
+            assert data.image(i).dtype == np.uint8
+            assert data.image(i).shape == ((2, 8, 8, 3) if name == "nlvr2" else (8, 8, 3))
+            assert len(data.text_ids(i)) == len(data.texts(i)) == len(set(data.text_ids(i)))
+        assert data.fingerprint == load(f"{name}:{root}", split, 8).fingerprint
+
+
+def test_the_check_finds_nothing_wrong_and_draws_a_sheet(made, tmp_path, monkeypatch, capsys):
+    name, root = made
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "check", str(root), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["format"] == name
+    assert [(s["images"], s["texts"]) for s in found["splits"]] == [c for c in COUNTS[name] if c]
+    assert (tmp_path / "data.png").stat().st_size > 1000
+
+
+def broken(root: Path) -> list[Path]:
+    """Every file of annotations, made unreadable one after the other."""
+    return [p for p in root.rglob("*") if p.suffix in (".json", ".jsonl", ".token", ".csv", ".tar")]
+
+
+def test_a_file_that_is_cut_is_refused_by_name(made):
+    name, root = made
+    for path in broken(root):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(0.4 * len(whole)) + 3])
+        with pytest.raises(UserError, match=re.escape(str(root))):
+            read_all(name, root)
+        path.write_bytes(whole)
+    read_all(name, root)
+
+
+def read_all(name: str, root: Path) -> None:
+    for split in ("train", "val", "test"):
+        if FORMATS[name].files(root, split):
+            load(f"{name}:{root}", split, 8)
+
+
+def test_a_missing_picture_is_told_with_its_record(made):
+    name, root = made
+    if name == "shards":
+        pytest.skip("pictures are inside the shards")
+    split_data = load(str(root), "train", 8)
+    path = split_data.records[0].images[0]  # type: ignore[attr-defined]
+    path.unlink()
+    with pytest.raises(UserError, match=rf"(annotation|image|line|record|question|row) \d+: .*'.*{path.name}'"):
+        load(str(root), "train", 8)
+    problems = open_folder(name, root, "train", 8)[1]
+    assert {p.kind for p in problems} == {"missing"}
+
+
+def test_a_broken_picture_is_counted_by_the_check_and_named(made, tmp_path):
+    name, root = made
+    if name == "shards":
+        pytest.skip("tested below")
+    path = load(str(root), "train", 8).records[0].images[0]  # type: ignore[attr-defined]
+    path.write_bytes(b"\xff\xd8\xff" + bytes(50))
+    reports = check_folder(name, root, tmp_path / "sheet.png")
+    assert reports[0].summary()["broken"] == 1
+    assert path.name in str(reports[0].problems[0])
+    assert sum(r.summary()["broken"] for r in reports[1:]) == 0
+
+
+def rewrite(path: Path, change) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    dump(path, value)
+
+
+def rewrite_line(path: Path, number: int, change) -> None:
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[number])
+    change(row)
+    lines[number] = json.dumps(row)
+    path.write_text("\n".join(lines) + "\n")
+
+
+COCO = "annotations/captions_train2014.json"
+NOTES, QUESTIONS = "v2_mscoco_train2014_annotations.json", "v2_OpenEnded_mscoco_train2014_questions.json"
+
+# (format, what happens to its files, what is said of it)
+WRONG = [
+    ("coco", lambda r: rewrite(r / COCO, lambda v: v["annotations"][4].pop("caption")),
+     r"captions_train2014.json: annotation 5: 'caption' is missing; it holds id, image_id"),
+    ("coco", lambda r: rewrite(r / COCO, lambda v: v["annotations"].append(v["annotations"][0])),
+     r"annotation 34: '1000' was there before"),
+    ("coco", lambda r: rewrite(r / COCO, lambda v: v["images"].append(v["images"][0])),
+     r"image 7: image '1' was there before"),
+    ("coco", lambda r: rewrite(r / COCO, lambda v: v["annotations"][0].update(image_id=99)),
+     r"annotation 1: image_id '99' is not among"),
+    ("coco", lambda r: rewrite(r / COCO, lambda v: v["annotations"][0].update(caption=7)),
+     r"annotation 1: 'caption' is 7, expected str"),
+    ("coco", lambda r: rewrite(r / COCO, lambda v: v["annotations"][0].update(caption=" ")),
+     r"annotation 1: has an empty text"),
+    ("coco", lambda r: rewrite(r / COCO, lambda v: v.pop("annotations")),
+     r"there is no list 'annotations'"),
+    ("coco", lambda r: dump(r / "annotations/captions_train2017.json", {}), r"holds both captions_train2014.json and"),
+    ("coco", lambda r: picture(r / "copy/COCO_train2014_000000000001.jpg", 1), r"annotation 1: .* more than once"),
+    ("karpathy", lambda r: rewrite(r / "dataset_coco.json", lambda v: v["images"][1].update(split="trian")),
+     r"image 2: split is 'trian'"),
+    ("karpathy", lambda r: rewrite(r / "dataset_coco.json", lambda v: v["images"][4].update(cocoid=500)),
+     r"image 5: image '500' was there before"),
+    ("flickr30k", lambda r: (r / "train.txt").unlink(), r"tells no splits, and beside it there is not one train.txt"),
+    ("flickr30k", lambda r: (r / "train.txt").write_text("1000\n77\n"),
+     r"train.txt: list, image 1: '77' has no captions"),
+    ("flickr30k", lambda r: (r / "results_20130124.token").write_text("1000.jpg#0 without a tab\n"),
+     r"results_20130124.token: line 1: expected ID.jpg#NUMBER"),
+    ("albef", lambda r: rewrite(r / "own_train.json", lambda v: v[1].update(image="images/3.jpg")),
+     r"record 2: image id 'own_train/0' stands for 3.jpg here, for 0.jpg at .*record 1"),
+    ("albef", lambda r: rewrite(r / "own_train.json", lambda v: v[1].update(caption=[1])),
+     r"record 2: 'caption' holds 1"),
+    ("vqa", lambda r: rewrite(r / NOTES, lambda v: v["annotations"].pop(3)),
+     r"question 4: question '2001' has no annotation"),
+    ("vqa", lambda r: rewrite(r / QUESTIONS, lambda v: v["questions"].pop(3)),
+     r"annotation of question 1: '2001' is not among the questions"),
+    ("vqa", lambda r: rewrite(r / NOTES, lambda v: v["annotations"][3].update(image_id=1)),
+     r"question 4: question '2001' is about image 2, its annotation about 1"),
+    ("vqa", lambda r: rewrite(r / NOTES, lambda v: v["annotations"][3].update(answers=[])),
+     r"annotation 4: 'answers' is empty"),
+    ("nlvr2", lambda r: rewrite_line(r / "train.json", 2, lambda v: v.update(label="true")),
+     r"line 3: label is 'true'"),
+    ("nlvr2", lambda r: rewrite_line(r / "train.json", 2, lambda v: v.update(identifier="x-1")),
+     r"line 3: identifier is 'x-1', expected SPLIT-SET-PAIR-SENTENCE"),
+    ("nlvr2", lambda r: rewrite_line(r / "train.json", 1, lambda v: v.update(identifier="train-5-0-0")),
+     r"line 2: 'train-5-0-0' was there before"),
+    ("snli_ve", lambda r: rewrite_line(r / "snli_ve_train.jsonl", 0, lambda v: v.update(gold_label="-")),
+     r"line 1: gold_label is '-', expected one of entailment"),
+    ("snli_ve", lambda r: rewrite_line(r / "snli_ve_train.jsonl", 1, lambda v: v.pop("Flikr30kID")),
+     r"line 2: 'Flickr30K_ID' is missing"),
+    ("table", lambda r: (r / "captions.csv").write_text("image,text,split\n0.png,a,train\n"),
+     r"captions.csv: there is no column 'caption' among image, text, split"),
+    ("table", lambda r: (r / "captions.csv").write_text("image,caption,split\n0.png,a\n"), r"row 1: has 2 fields"),
+    ("table", lambda r: (r / "captions.csv").write_bytes(b"image,caption,split\n0.png,Stra\xdfe,train\n"),
+     r"is not UTF-8"),
+    ("table", lambda r: (r / "captions.csv").write_text('image,caption,split\n0.png,"a" b,train\n'), r"line 2: "),
+    ("table", lambda r: (r / "captions.csv").write_text(""), r"captions.csv: is empty"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(WRONG)))
+def test_what_is_wrong_is_told_with_file_and_record(case, tmp_path):
+    name, spoil, expected = WRONG[case]
+    MAKERS[name](tmp_path)
+    load(f"{name}:{tmp_path}", "train", 8)
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=expected) as caught:
+        load(f"{name}:{tmp_path}", "train", 8)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_annotators_disagree_and_the_answer_to_learn_is_in_its_official_form(tmp_path):
+    MAKERS["vqa"](tmp_path)
+    data = load(str(tmp_path), "train", 8)
+    assert data.answers(0) == ("2", "yes")
+    assert data.votes(0)[1][:4] == ("yes", "no", "yes", "Yes.")
+    assert data.text_ids(0) == ("1000", "1001")
+    test = load(str(tmp_path), "test", 8)
+    assert test.answers(0) == ()
+    assert test.votes(0) == ((), ())
+
+
+def test_texts_of_any_script_come_through(tmp_path):
+    MAKERS["karpathy"](tmp_path)
+    said = " ".join(text for split in ("train", "val", "test") for text in all_texts(load(str(tmp_path), split, 8)))
+    assert all(words in said for words in ("grüner Käfig", "κόκκινη", "赤いボール"))
+
+
+def all_texts(data) -> list[str]:
+    return [text for i in range(len(data)) for text in data.texts(i)]
+
+
+def test_a_folder_of_two_formats_must_be_told_which(tmp_path):
+    MAKERS["vqa"](tmp_path)
+    MAKERS["coco"](tmp_path)
+    with pytest.raises(UserError, match=rf"holds coco and vqa; say which, for example coco:{tmp_path}"):
+        load(str(tmp_path), "train", 8)
+    assert len(load(f"vqa:{tmp_path}", "train", 8)) == 3
+
+
+def test_an_unknown_folder_is_refused_with_what_is_known(tmp_path):
+    with pytest.raises(UserError, match=r"no annotations in a known format \(coco: captions_train2014.json"):
+        load(str(tmp_path), "train", 8)
+    with pytest.raises(UserError, match="there is no such folder"):
+        load(f"coco:{tmp_path}/nothing", "train", 8)
+
+
+def test_the_test_questions_of_the_server_are_preferred_to_the_development_ones(tmp_path):
+    MAKERS["vqa"](tmp_path)
+    dump(tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json", {"questions": []})
+    assert len(load(str(tmp_path), "test", 8)) == 2
+
+
+def test_a_shard_is_read_in_place_and_its_problems_are_counted(tmp_path):
+    good = {"a.jpg": encoded(0), "a.txt": b"a ball", "b.jpg": bytes(30), "b.txt": b"broken", "c.jpg": encoded(1)}
+    shard(tmp_path / "train-0.tar", good | {"d.txt": b"alone", "e.jpg": encoded(2), "e.txt": b""})
+    data, problems = open_folder("shards", tmp_path, "train", 8)
+    assert [data.texts(i) for i in range(len(data))] == [("a ball",), ("broken",)]
+    assert sorted(p.kind for p in problems) == ["missing", "missing", "record"]
+    with pytest.raises(UserError, match=r"train-0.tar: picture at byte \d+: the picture of 30 bytes: not a picture"):
+        data.image(1)
+    assert check_folder("shards", tmp_path)[0].summary()["broken"] == 1
+
+
+def test_one_shard_serves_any_number_of_readers_and_a_changed_one_is_indexed_anew(tmp_path):
+    shard(tmp_path / "train-0.tar", {"a.jpg": encoded(0), "a.txt": b"one"})
+    first = load(str(tmp_path), "train", 8)
+    shard(tmp_path / "train-0.tar", {"b.png": encoded(2), "b.txt": b"another"})
+    assert load(str(tmp_path), "train", 8).texts(0) == ("another",)
+    assert first.fingerprint != load(str(tmp_path), "train", 8).fingerprint
+
+
+def test_shards_without_a_split_in_their_names_keep_the_last_for_validation(tmp_path):
+    for k in range(3):
+        shard(tmp_path / f"0000{k}.tar", {f"{k}.jpg": encoded(k), f"{k}.txt": f"ball {k}".encode()})
+    assert all_texts(load(str(tmp_path), "train", 8)) == ["ball 0", "ball 1"]
+    assert all_texts(load(str(tmp_path), "val", 8)) == ["ball 2"]
+
+
+def test_a_written_data_set_passes_the_check(tmp_path, monkeypatch, capsys):
+    from train.data.easy_nlvr2 import SENTENCES
+
+    for split in SENTENCES:
+        monkeypatch.setitem(SENTENCES, split, 12)
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "write", "pairs", "--name", "easy_nlvr2"]) == 0
+    assert main(["data", "check", "pairs"]) == 0
+    assert "images 48, texts 48" in capsys.readouterr().out
+    assert main(["data", "write", "pairs", "--name", "easy_nlvr2"]) == 2
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["pairs", "pairs.png"]

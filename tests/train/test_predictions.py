@@ -1,0 +1,96 @@
+"""From data in an official format to the file that its official evaluation takes."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from ashnets.cli import main
+from hw.errors import UserError
+from tests.conftest import MICRO
+from tests.train.official import MAKERS
+from train.config import RunConfig, TrainConfig
+from train.stages import new_run, train_run
+
+CPU = torch.device("cpu")
+TASKS = {"karpathy": "retrieval", "vqa": "vqa", "nlvr2": "nlvr2", "snli_ve": "snli_ve"}
+
+
+def trained(kind, folder, root, **given):
+    task = TASKS[kind]
+    objectives = {"retrieval": {"itc": 1.0, "scl": 0.2}, "vqa": {"vqa_soft": 1.0}}.get(task, {"vqa": 1.0})
+    options = {"task": task, "dataset": str(root), "tokenizer_data": (str(root),), "objectives": objectives} | given
+    config = TrainConfig(**({"steps": 2, "batch": 2, "warmup": 1, "save_every": 1} | options))
+    return train_run(new_run(folder, RunConfig(model=MICRO, train=config)), CPU)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_model_is_trained_on_official_files_and_its_answers_are_written(kind, tmp_path, capsys):
+    root, out = tmp_path / "data", tmp_path / "predictions"
+    root.mkdir()
+    MAKERS[kind](root)
+    run = trained(kind, tmp_path / "run", root)
+    assert main(["evaluate", str(run.folder), "--predictions", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    text = out.read_text()
+    if kind == "karpathy":
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert [row["image_id"] for row in rows] == ["503"]
+        assert sorted(rows[0]["texts"]) == ["30", "31", "32", "33", "34"]
+        assert rows[0]["scores"] == sorted(rows[0]["scores"], reverse=True)
+        assert printed["tr@1"] == 100
+    if kind == "vqa":
+        rows = json.loads(text)
+        assert [row["question_id"] for row in rows] == [6000, 6001, 7000, 7001]
+        assert {row["answer"] for row in rows} <= {"2", "yes"}
+        assert "accuracy" not in printed  # nobody was asked about the test split
+    if kind == "nlvr2":
+        rows = list(csv.reader(text.splitlines()))
+        assert [row[0] for row in rows] == ["test1-5-0-0", "test1-5-0-1", "test1-5-1-0", "test1-5-2-0"]
+        assert {row[1] for row in rows} <= {"True", "False"}
+        assert {"accuracy", "consistency"} <= printed.keys()
+    if kind == "snli_ve":
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert [row["pairID"] for row in rows] == [f"test{k}#{n}" for k in range(3) for n in range(3)]
+        assert all(row["prediction"] in ("entailment", "neutral", "contradiction") for row in rows)
+
+
+def test_a_question_with_a_rare_answer_teaches_nothing_and_is_no_error(tmp_path):
+    MAKERS["vqa"](tmp_path)
+    path = tmp_path / "v2_mscoco_train2014_annotations.json"
+    rows = json.loads(path.read_text())
+    rows["annotations"][1]["multiple_choice_answer"] = "rare"
+    path.write_text(json.dumps(rows))
+    run = trained("vqa", tmp_path / "often", tmp_path, answers_least=2, objectives={"vqa": 1.0, "vqa_soft": 1.0})
+    assert run.answers == ["2", "yes"]
+    both = trained("vqa", tmp_path / "both", tmp_path, answers_from=("train", "val"), answers_least=4)
+    assert both.answers == ["2", "yes"]
+    assert trained("vqa", tmp_path / "all", tmp_path).answers == ["2", "rare", "yes"]
+    with pytest.raises(UserError, match="holds no answers that are given 9 times, and task 'vqa' learns from answers"):
+        trained("vqa", tmp_path / "none", tmp_path, answers_least=9)
+
+
+def test_captions_have_no_answers_to_learn(tmp_path):
+    MAKERS["karpathy"](tmp_path)
+    with pytest.raises(UserError, match="learns from answers; choose another task or other data"):
+        trained("karpathy", tmp_path / "run", tmp_path, task="vqa", objectives={"vqa": 1.0})
+
+
+def test_only_what_the_model_can_answer_is_in_the_loss():
+    from dataclasses import replace
+
+    from ashnets.model import AshNet
+    from ashnets.objectives import OBJECTIVES
+    from tests.ashnets.batches import inputs
+
+    model, batch = AshNet(MICRO, 5).eval(), inputs(MICRO)
+    vision, w = model.vision(batch.images), model.text(batch.tokens)
+    loss = OBJECTIVES["vqa"](MICRO, TrainConfig().losses)
+    some = batch.answers.clone()
+    some[[1, 4]] = -1
+    kept = [k for k in range(len(some)) if some[k] >= 0]
+    logits = model.answer(w, batch.tokens.padding, vision.v[batch.text_image])
+    expected = torch.nn.functional.cross_entropy(logits[kept], some[kept])
+    torch.testing.assert_close(loss(model, replace(batch, answers=some), vision, w)[0], expected)
+    assert loss(model, replace(batch, answers=torch.full_like(some, -1)), vision, w)[0] == 0

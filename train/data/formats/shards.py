@@ -1,0 +1,172 @@
+"""Shards of webdataset, the form of CC3M and SBU: .tar files in which KEY.jpg and KEY.txt follow each other.
+
+Shards are never unpacked and never read whole: an index of where every picture and caption lies, 40 bytes a sample, is
+made once and kept in the cache, and a sample is two reads of its shard. So any sample is at hand at any time: the order
+of an epoch is the same as for other data, a function of seed and step, any number of shards serves any number of
+readers, and a resumed run goes on with the very next sample.
+"""
+
+import hashlib
+import json
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hw.artifact import staged_file
+from hw.errors import UserError
+from hw.images import ImageError, decode_image
+from train.data.cache import cache_folder
+from train.data.formats.base import Problem
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+COLUMNS = 5  # shard, picture's offset and size, caption's offset and size
+
+
+def shard_files(root: Path, split: str) -> list[Path]:
+    """Shards of a split: those in a folder SPLIT, or whose name holds it; where no name tells, the last of several is
+    for validation."""
+    every = sorted(root.glob("*.tar"))
+    names = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
+    if not every:
+        return [path for name in names[split] for path in sorted(root.glob(f"{name}*/*.tar"))]
+    told = {path: [s for s, words in names.items() if any(word in path.name for word in words)] for path in every}
+    if any(told.values()):
+        return [path for path, splits in told.items() if split in splits]
+    of = {"train": every[:-1], "val": every[-1:], "test": []}
+    return of[split] if len(every) > 1 else (every if split == "train" else [])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardData:
+    """`ImageTextData` over shards."""
+
+    name: str
+    split: str
+    image_size: int
+    shards: tuple[Path, ...]
+    index: np.ndarray = field(repr=False)  # int64 [samples, COLUMNS]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def picture(self, i: int) -> bytes:
+        return self._read(i, 1)
+
+    def where(self, i: int) -> str:
+        shard, offset = self.index[i, :2]
+        return f"{self.shards[shard]}: picture at byte {offset}"
+
+    def image(self, i: int) -> np.ndarray:
+        try:
+            return decode_image(self.picture(i), self.image_size)
+        except ImageError as error:
+            raise ImageError(f"{self.where(i)}: {error}") from error
+
+    def image_id(self, i: int) -> str:
+        shard, offset = self.index[i, :2]
+        return f"{self.shards[shard].stem}@{offset}"
+
+    def texts(self, i: int) -> tuple[str, ...]:
+        try:
+            return (self._read(i, 3).decode("utf-8").strip(),)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.where(i)}: its caption is not UTF-8; leave the sample out") from error
+
+    def answers(self, i: int) -> tuple[str, ...]:
+        return ()
+
+    def votes(self, i: int) -> tuple[tuple[str, ...], ...]:
+        return ()
+
+    def text_ids(self, i: int) -> tuple[str, ...]:
+        return (self.image_id(i),)
+
+    @property
+    def fingerprint(self) -> str:
+        """Over the names of the shards and where their samples lie."""
+        digest = hashlib.sha256(json.dumps([self.image_size, *(p.name for p in self.shards)]).encode())
+        digest.update(np.ascontiguousarray(self.index).tobytes())
+        return digest.hexdigest()
+
+    def _read(self, i: int, column: int) -> bytes:
+        shard = self.shards[self.index[i, 0]]
+        offset, size = map(int, self.index[i, column : column + 2])
+        with shard.open("rb") as file:
+            file.seek(offset)
+            found = file.read(size)
+        if len(found) < size:
+            raise UserError(f"{shard}: ends before byte {offset + size}; it was changed or cut, fetch it again")
+        return found
+
+
+def open_shards(name: str, root: Path, split: str, image_size: int) -> tuple[ShardData, list[Problem]]:
+    """The samples of a split, and what is wrong with others. `UserError` where a shard is no tar file."""
+    shards = shard_files(root, split)
+    rows: list[np.ndarray] = []
+    problems: list[Problem] = []
+    for number, shard in enumerate(shards):
+        found, wrong = _index(shard)
+        rows.append(np.concatenate([np.full((len(found), 1), number), found], 1).astype(np.int64))
+        problems += wrong
+    index = np.concatenate(rows) if rows else np.zeros((0, COLUMNS), np.int64)
+    data = ShardData(name=name, split=split, image_size=image_size, shards=tuple(shards), index=index)
+    return data, problems
+
+
+def _index(shard: Path) -> tuple[np.ndarray, list[Problem]]:
+    """int64 [samples, 4] of one shard, from the cache where it is there."""
+    state = shard.stat()
+    key = hashlib.sha256(f"{shard.absolute()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:20]
+    kept = cache_folder() / f"shard-{key}.json"
+    if kept.exists():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        found = _scan(shard)
+        with staged_file(kept) as temporary:
+            temporary.write_text(json.dumps(found), encoding="utf-8")
+    samples = np.array(found["samples"], np.int64).reshape(-1, COLUMNS - 1)
+    return samples, [Problem(f"{shard}: {name}", what, kind) for name, what, kind in found["problems"]]
+
+
+def _scan(shard: Path) -> dict[str, list]:
+    """Where every sample of a shard lies. A caption is KEY.txt, else `caption` of KEY.json is of no use here: it would
+    have to be unpacked."""
+    pictures: dict[str, tuple[int, int]] = {}
+    captions: dict[str, tuple[int, int]] = {}
+    problems: list[tuple[str, str, str]] = []
+    try:
+        archive: Any = tarfile.open(shard, "r:")  # noqa: SIM115
+        with archive as tar:
+            for member in tar:
+                tar.members.clear()  # it would remember all of them
+                if not member.isfile():
+                    continue
+                key, _, ending = member.name.partition(".")
+                kinds = pictures if ending.lower() in PICTURES else captions if ending == "txt" else None
+                if kinds is None:
+                    continue
+                if key in kinds:
+                    problems.append((member.name, "was there before; every key is one sample", "duplicate"))
+                    continue
+                kinds[key] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise UserError(f"{shard}: not a whole uncompressed tar file ({error}); fetch it again") from error
+    with shard.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 512))
+        if any(file.read()):
+            raise UserError(f"{shard}: does not end as a tar file does, so it was cut short; fetch it again")
+    samples = []
+    for key, (offset, length) in pictures.items():
+        if key not in captions:
+            problems.append((key, "has a picture and no KEY.txt; leave it out", "missing"))
+        elif captions[key][1] == 0:
+            problems.append((key, "has an empty caption", "record"))
+        else:
+            samples.append([offset, length, *captions[key]])
+    for key in captions.keys() - pictures.keys():
+        problems.append((key, f"has a caption and no picture ({', '.join(PICTURES)})", "missing"))
+    return {"samples": samples, "problems": sorted(problems)}

@@ -1,0 +1,53 @@
+"""A plain folder of pictures with a table: captions.csv, or train.csv, val.csv and test.csv; .tsv too."""
+
+from pathlib import Path
+from typing import Any
+
+from hw.errors import UserError
+from train.data.base import SPLITS
+from train.data.formats.base import Found, Pictures, RecordError, Text, only, table_rows
+
+COLUMNS = ("image", "image2", "caption", "question", "answer", "split", "image_id", "id")
+TABLES = ("captions", "questions", "data")
+
+
+def table_files(root: Path, split: str) -> list[Path]:
+    """SPLIT.csv, else one table of all splits."""
+    for names in ((split,), TABLES):
+        if found := only((p for n in names for e in (".csv", ".tsv") if (p := root / (n + e)).is_file()), "table"):
+            return found
+    return []
+
+
+def read_table(root: Path, split: str) -> Found:
+    """Columns `image` and `caption`, or `image`, `question` and `answer`, with `image2` for pairs. `split` tells train,
+    val and test apart in a table of all; `image_id` is equal for pictures of the same thing, by default the file's
+    name; `id` names a row. Other columns are left alone."""
+    found, pictures = Found(), Pictures(root)
+    for path in table_files(root, split):
+        header, rows = table_rows(path)
+        text = "question" if "question" in header else "caption"
+        needed = ["image", text, *(["answer"] if text == "question" else [])]
+        needed += ["split"] if path.stem in TABLES else []
+        if missing := [column for column in needed if column not in header]:
+            raise UserError(
+                f"{path}: there is no column '{missing[0]}' among {', '.join(header)}; known columns: "
+                f"{', '.join(COLUMNS)}"
+            )
+
+        def take(row: dict[str, Any], where: str, path: Path = path, text: str = text, header: list = header) -> None:
+            if len(row) < len(header):
+                raise RecordError(f"has {len(row)} fields, the header {len(header)}")
+            its = row.get("split", split) if path.stem in TABLES else split
+            if its not in SPLITS:
+                raise RecordError(f"split is '{its}', expected one of {', '.join(SPLITS)}")
+            if its != split:
+                return
+            names = [row["image"], *([row["image2"]] if row.get("image2") else [])]
+            answer = row["answer"].strip() if text == "question" else ""
+            said = Text(text=row[text], name=row.get("id", ""), answer=answer, votes=(answer,) if answer else ())
+            paths = tuple(pictures.find(name) for name in names)
+            found.add(row.get("image_id") or "+".join(names), paths, said, where)
+
+        found.each(path, rows, take, "row")
+    return found
