@@ -32,18 +32,6 @@ class Fusion(nn.Module):
         return f + self.r * e
 
 
-class SideBySide(nn.Module):
-    """Visual tokens of the K images that a record has, in one row: [B K, L, D] -> [B, K L, D]. Each image's tokens get
-    a learned vector that says which it is, so that texts can tell the left from the right."""
-
-    def __init__(self, images: int, width: int) -> None:
-        super().__init__()
-        self.which = nn.Parameter(0.02 * torch.randn(images, 1, width))
-
-    def forward(self, v: Float[Tensor, "BK L D"]) -> Float[Tensor, "B KL D"]:
-        return (v.unflatten(0, (-1, len(self.which))) + self.which).flatten(1, 2)
-
-
 class CrossModalEncoder(nn.Module):
     """Text tokens W [M, N, D] attend to themselves and to visual tokens V' [M, L, D]: pre-norm transformer decoder
     layers of torch."""

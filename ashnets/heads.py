@@ -63,12 +63,14 @@ class SpellingEmbeddingHead(nn.Module):
 
 
 class AnswerHead(nn.Module):
-    """(h, v) -> logits: h [M, D] is [CLS] of the cross-modal encoder, v [M, D] the mean visual token, A the answers.
+    """(h, v) -> logits: h [M, K, D] is [CLS] of the cross-modal encoder for each of a text's K images, v [M, K, D] the
+    mean visual token of each, A the answers.
 
-        logits = MLP([h ; tanh(P h) * tanh(Q v)])
+        logits = MLP([h_1 ; tanh(P h_1) * tanh(Q v_1) ; h_2 ; ...])
 
     The product lets a question's word be compared with what is seen ("is there a red shape?"), which sums learn slowly
-    (low-rank bilinear pooling, Kim et al. 2017).
+    (low-rank bilinear pooling, Kim et al. 2017). Of a pair each image is read with the text by itself (UNITER, Chen et
+    al. 2020): what a model learned to see in single images is of use at once, and the order tells left from right.
     """
 
     def __init__(self, config: ModelConfig, answers: int) -> None:
@@ -76,9 +78,12 @@ class AnswerHead(nn.Module):
         width = config.width
         self.from_text, self.from_vision = nn.Linear(width, width), nn.Linear(width, width)
         self.classify = nn.Sequential(
-            nn.Linear(2 * width, 2 * width), nn.GELU(), nn.LayerNorm(2 * width), nn.Linear(2 * width, answers)
+            nn.Linear(2 * width * config.fusion.images, 2 * width),
+            nn.GELU(),
+            nn.LayerNorm(2 * width),
+            nn.Linear(2 * width, answers),
         )
 
-    def forward(self, h: Float[Tensor, "M D"], v: Float[Tensor, "M D"]) -> Float[Tensor, "M A"]:
+    def forward(self, h: Float[Tensor, "M K D"], v: Float[Tensor, "M K D"]) -> Float[Tensor, "M A"]:
         product = self.from_text(h).tanh() * self.from_vision(v).tanh()
-        return self.classify(torch.cat([h, product], 1))
+        return self.classify(torch.cat([h, product], -1).flatten(1))

@@ -12,7 +12,7 @@ from ashnets.abstract import SemanticAbstractEncoder
 from ashnets.codebook import CodebookEncoder
 from ashnets.concrete import VisualConcreteEncoder
 from ashnets.config import ModelConfig
-from ashnets.fusion import CrossModalEncoder, Fusion, SideBySide
+from ashnets.fusion import CrossModalEncoder, Fusion
 from ashnets.heads import AnswerHead, EmbeddingHead, SpellingEmbeddingHead, TokenEmbeddingHead
 from ashnets.text import TextEncoder, Tokens
 
@@ -71,8 +71,6 @@ class AshNet(nn.Module):
         self.text_head = SpellingEmbeddingHead(config) if config.text.lexicon else TokenEmbeddingHead(config)
         self.answer_head = AnswerHead(config, answers) if answers else None
         self.match_head = AnswerHead(config, 2) if config.fusion.match else None
-        images = config.fusion.images
-        self.side_by_side = SideBySide(images, config.width) if images > 1 else nn.Identity()
 
     def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:
         return self.begin_vision(images)()
@@ -84,7 +82,10 @@ class AshNet(nn.Module):
 
         def finish() -> Vision:
             s_in, s_out, e = pending()
-            return Vision(f0=f0, f=f, s_in=s_in, s_out=s_out, e=e, v=self.side_by_side(self.fusion(f, e)))
+            v = self.fusion(f, e)
+            if self.config.fusion.images > 1:
+                v = v.unflatten(0, (-1, self.config.fusion.images)).flatten(1, 2)
+            return Vision(f0=f0, f=f, s_in=s_in, s_out=s_out, e=e, v=v)
 
         return finish
 
@@ -113,13 +114,22 @@ class AshNet(nn.Module):
         """Answer logits of texts W [M, N, D] about visual tokens V' [M, L, D], one row for each text."""
         if self.answer_head is None:
             raise ValueError("this model has no answers to choose from; build it with the size of an answer vocabulary")
-        return self.answer_head(self.cross(w, padding, v)[:, 0], v.mean(1))
+        return self.answer_head(*self._read(w, padding, v))
 
     def match(self, w: Tensor, padding: Tensor, v: Tensor) -> Float[Tensor, "M 2"]:
         """Logits of whether each text W [M, N, D] does not, or does, fit its visual tokens V' [M, L, D]."""
         if self.match_head is None:
             raise ValueError("this model cannot match texts and images; build it with fusion.match")
-        return self.match_head(self.cross(w, padding, v)[:, 0], v.mean(1))
+        return self.match_head(*self._read(w, padding, v))
+
+    def _read(self, w: Tensor, padding: Tensor, v: Tensor) -> tuple[Float[Tensor, "M K D"], Float[Tensor, "M K D"]]:
+        """[CLS] of each text after it has looked at each of its K images by itself, and those images' mean tokens."""
+        images = self.config.fusion.images
+        if images > 1:
+            w, padding = w.repeat_interleave(images, 0), padding.repeat_interleave(images, 0)
+            v = v.unflatten(1, (images, -1)).flatten(0, 1)
+        h = self.cross(w, padding, v)[:, 0]
+        return h.unflatten(0, (-1, images)), v.mean(1).unflatten(0, (-1, images))
 
 
 def parameters(module: nn.Module) -> int:

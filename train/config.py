@@ -64,6 +64,9 @@ class TrainConfig:
     neighbours: int = 0
     """Retrieval discounts pictures and captions that are near to everything, judged by so many of the nearest training
     items (CSLS); 0 for the plain cosine."""
+    again: int = 0
+    """How many of the first retrieval ranks anew by the matching head that `itm` trains; ALBEF: 128 for Flickr30K, 256
+    for COCO."""
     views: bool = False
     """Retrieval looks at a picture ten times: whole, enlarged and turned, and mirrored (`train.views`). Mirroring is
     wrong for data that says left and right."""

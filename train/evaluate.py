@@ -15,22 +15,25 @@ from ashnets.text import TextCodec
 from hw.errors import UserError
 from train.data import ImageTextData, image_array
 from train.metrics.answers import METRICS
-from train.metrics.retrieval import hubness, recalls, without_hubs
+from train.metrics.retrieval import Match, Similarities, hubness, rank, rank_again
 from train.views import VIEWS, views
 
+PAIRS = 256  # pairs of an image and a text that are matched at a time
 BATCH = 64  # images at a time; the same for every backend, so that host arithmetic is the same too
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """metrics: name -> percent or rate. predictions: index of the answer given to each question, or of the nearest
-    caption of each image. names: what the data set calls what each prediction is about."""
+    """metrics: name -> percent or rate. Of questions: predictions [M], the index of the answer given to each, scores
+    [M, A], and names, what the data set calls each. Of retrieval: predictions [I, 10], the first captions of each
+    image, and similarities."""
 
     metrics: dict[str, float]
     predictions: np.ndarray
-    scores: np.ndarray = field(repr=False)
+    scores: np.ndarray = field(repr=False, default_factory=lambda: np.zeros((0, 0)))
     names: list[str] = field(repr=False, default_factory=list)
+    similarities: Similarities | None = field(repr=False, default=None)
 
     @property
     def score(self) -> float:
@@ -131,11 +134,13 @@ def evaluate_answers(
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """How retrieval ranks. data: training data, by whose `neighbours` nearest items it recognises what is near to
-    everything; 0 for the plain cosine. views: a picture is looked at in several views (`train.views`)."""
+    everything; 0 for the plain cosine. views: a picture is looked at in several views (`train.views`). again: how many
+    of the first are ranked anew by the matching head."""
 
     data: ImageTextData
     neighbours: int
     views: bool = False
+    again: int = 0
 
 
 @torch.no_grad()
@@ -149,26 +154,59 @@ def evaluate_retrieval(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all
-    their captions. ranking: by default the plain cosine of one view."""
+    their captions. ranking: by default the plain cosine of one view. Where the matching head ranks again, 'itc_tr@K'
+    and the like are what similarity alone gives."""
     rates, many = _Rates(), ranking is not None and ranking.views
     queried = list(image_batches(data, samples))
     images, texts, text_image = _embeddings(model, data, codec, queried, rates, progress, many)
-    scores = images @ texts.T
+    hubs: dict[str, np.ndarray] = {}
     if ranking and ranking.neighbours:
         first = {ranking.data.image_id(i): i for i in reversed(range(len(ranking.data)))}
         chosen = sorted(first.values())  # one picture of each id, so that ids with many weigh no more
         batches = [chosen[k : k + BATCH] for k in range(0, len(chosen), BATCH)]
         known_images, known_texts, _ = _embeddings(model, ranking.data, codec, batches, _Rates())
-        scores = without_hubs(
-            scores,
-            hubness(images @ known_texts.T, ranking.neighbours),
-            hubness(texts @ known_images.T, ranking.neighbours),
-        )
-    metrics = recalls(scores, [data.image_id(i) for i in range(len(images))], text_image)
+        hubs["image_hub"] = hubness(images, known_texts, ranking.neighbours)
+        hubs["text_hub"] = hubness(texts, known_images, ranking.neighbours)
+    near = Similarities(images=images, texts=texts, **hubs)
+    ids = [data.image_id(i) for i in range(len(images))]
+    others: dict[str, float] = {}
+    if ranking and ranking.again:
+        plain, ranked = rank_again(near, ids, text_image, ranking.again, _matcher(model, data, codec, len(images)))
+        others = plain.recalls(prefix="itc_")
+    else:
+        ranked = rank(near, ids, text_image)
+    metrics = ranked.recalls()
     mean = float(np.mean(list(metrics.values())))
     return Evaluation(
-        metrics={**metrics, "mean_recall": mean, **rates.metrics()}, predictions=scores.argmax(1), scores=scores
+        metrics={**metrics, "mean_recall": mean, **others, **rates.metrics()},
+        predictions=ranked.first,
+        similarities=near,
     )
+
+
+def _matcher(model: AshNet, data: ImageTextData, codec: TextCodec, count: int) -> Match:
+    """How well pairs of the first `count` images and their captions match: log p(match) - log p(no match). Images are
+    looked at once more, a batch at a time; texts are read with the images of each batch."""
+    if model.match_head is None:
+        raise UserError("this model has no matching head to rank again with; train it with the objective itm")
+    device = next(model.parameters()).device
+    texts = [text for i in range(count) for text in data.texts(i)]
+
+    def match(images: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        scores = np.zeros(len(images), np.float32)
+        batches = list(image_batches(data, count))
+        pictures = (images_of(data, indices, device) for indices in batches)
+        for indices, vision in zip(batches, visions(model, pictures), strict=True):
+            first, last = np.searchsorted(images, [indices.start, indices.stop])
+            for start in range(first, last, PAIRS):
+                part = slice(start, min(start + PAIRS, last))
+                tokens = codec.encode([texts[t] for t in wanted[part]]).to(device)
+                seen = vision.v[torch.from_numpy(images[part] - indices.start).to(device)]
+                logits = model.match(model.text(tokens), tokens.padding, seen).float()
+                scores[part] = (logits[:, 1] - logits[:, 0]).cpu().numpy()
+        return scores
+
+    return match
 
 
 def _embeddings(

@@ -215,7 +215,8 @@ class Trainer:
     def _evaluate_and_save(self, log: RunLog) -> None:
         raw = {k: v.clone() for k, v in self.bundle.state_dict().items() if k in self.ema}
         self.bundle.load_state_dict(self.ema, strict=False)
-        ranking = Ranking(data=self.train_data, neighbours=self.config.neighbours, views=self.config.views)
+        c = self.config
+        ranking = Ranking(data=self.train_data, neighbours=c.neighbours, views=c.views, again=c.again)
         model, codec = self.bundle.model, self.run.codec
         result = evaluate(self.config.task, model, self.val_data, codec, self.run.answers, ranking=ranking)
         self.bundle.load_state_dict(raw, strict=False)

@@ -5,20 +5,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from hw.artifact import staged_file
-from hw.errors import UserError
 from train.data import ImageTextData
 from train.evaluate import Evaluation
 from train.metrics.vqa import write_results
 
-FIRST = 10  # texts of an image that a retrieval's file names
-
 
 def write_predictions(task: str, path: Path, result: Evaluation, data: ImageTextData, answers: list[str]) -> None:
     """VQA: JSON [{question_id, answer}] for the VQA server. NLVR2: CSV lines `identifier,prediction`. SNLI-VE: JSON
-    lines {pairID, prediction}. Retrieval: JSON lines {image_id, texts: names of the first ten, scores}. Whole or not at
+    lines {pairID, prediction}. Retrieval: JSON lines {image_id, texts: names of the first ten}. Whole or not at
     all."""
     if task == "retrieval":
         _write_retrieved(path, result, data)
@@ -38,19 +33,10 @@ def _write_snli_ve(path: Path, given: list[tuple[str, str]]) -> None:
 
 
 def _write_retrieved(path: Path, result: Evaluation, data: ImageTextData) -> None:
-    images, texts = result.scores.shape
-    names = [name for i in range(images) for name in data.text_ids(i)]
-    if len(names) != texts:
-        raise UserError(f"{path}: {texts} texts were ranked, but the data has {len(names)}; evaluate it anew")
+    names = [name for i in range(len(result.predictions)) for name in data.text_ids(i)]
     with staged_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for i, scores in enumerate(result.scores):
-            best = np.argsort(-scores, kind="stable")[:FIRST]
-            row = {
-                "image_id": data.image_id(i),
-                "texts": [names[k] for k in best],
-                "scores": [round(float(scores[k]), 6) for k in best],
-            }
-            file.write(json.dumps(row) + "\n")
+        for i, best in enumerate(result.predictions):
+            file.write(json.dumps({"image_id": data.image_id(i), "texts": [names[k] for k in best]}) + "\n")
 
 
 WRITERS: dict[str, Callable[[Path, list[tuple[str, str]]], None]] = {

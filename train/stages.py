@@ -37,9 +37,9 @@ def load_split(run: Run, split: str) -> ImageTextData:
 def ranking_of(run: Run) -> Ranking | None:
     """How the run's retrieval ranks, if not by the plain cosine."""
     t = run.config.train
-    if not t.neighbours and not t.views:
+    if not t.neighbours and not t.views and not t.again:
         return None
-    return Ranking(data=load_split(run, "train"), neighbours=t.neighbours, views=t.views)
+    return Ranking(data=load_split(run, "train"), neighbours=t.neighbours, views=t.views, again=t.again)
 
 
 def train_codec(data: ImageTextData, sources: list[ImageTextData], config: TextConfig) -> TextCodec:

@@ -146,6 +146,7 @@ def evaluate(
     task: Task | None = None,
     data: str | None = None,
     predictions: Path | None = None,
+    again: int | None = None,
     backend: str = "float",
     keys: Path | None = None,
     split: Literal["val", "test"] = "test",
@@ -160,6 +161,8 @@ def evaluate(
     own data. samples: images, by default the whole split. keys: the client's folder of keys, for workers on other
     hosts.
 
+    again: how many of the first retrieval ranks anew by the matching head; by default what the run's config says.
+
     predictions: write the answers to this file, as the task's official evaluation takes them: JSON for VQA, CSV for
     NLVR2, JSON lines for SNLI-VE and retrieval.
     """
@@ -170,6 +173,9 @@ def evaluate(
     from train.stages import ranking_of
 
     opened = open_run(run)
+    if again is not None:
+        config = opened.config
+        opened = replace(opened, config=replace(config, train=replace(config.train, again=again)))
     task = task or opened.config.train.task
     own = task == opened.config.train.task
     dataset = data or (opened.config.train.dataset if own else EMBEDDED[task])

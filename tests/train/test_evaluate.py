@@ -97,10 +97,9 @@ def test_shuffled_images_give_each_question_another_picture(runs):
 def test_hubs_are_discounted_by_what_pictures_and_captions_are_near_to_in_training(tmp_path, few_records):
     run = train_run(new_run(tmp_path / "r", micro_config("retrieval", steps=1)), CPU)
     model, data = load_model(run, "float", CPU), load_split(run, "test")
-    plain = evaluate_retrieval(model, data, run.codec).scores
-    fair = evaluate_retrieval(
-        model, data, run.codec, ranking=Ranking(data=load_split(run, "train"), neighbours=3)
-    ).scores
+    ranking = Ranking(data=load_split(run, "train"), neighbours=3)
+    plain = evaluate_retrieval(model, data, run.codec).similarities.matrix()
+    fair = evaluate_retrieval(model, data, run.codec, ranking=ranking).similarities.matrix()
     taken = 2 * plain - fair  # r(i) + r(t)
     np.testing.assert_allclose(taken, taken[:, :1] + taken[:1] - taken[0, 0], atol=1e-4)
     assert np.ptp(taken[0]) > 1e-3
@@ -118,9 +117,9 @@ def test_many_views_of_a_picture_give_the_mean_of_their_embeddings(tmp_path, few
         texts = model.embed_texts(model.text(tokens), tokens)
     assert len(seen) == VIEWS
     expected = torch.nn.functional.normalize(torch.stack(seen).mean(0), dim=-1) @ texts.T
-    np.testing.assert_allclose(found.scores, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.similarities.matrix(), expected.numpy(), atol=1e-5)
     plain = evaluate_retrieval(model, data, run.codec)
-    assert np.abs(found.scores - plain.scores).max() > 1e-3
+    assert np.abs(found.similarities.images - plain.similarities.images).max() > 1e-3
     assert found.metrics["firing_rate"] == plain.metrics["firing_rate"]  # of the whole pictures
 
 

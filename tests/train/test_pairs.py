@@ -85,4 +85,9 @@ def test_a_model_of_single_images_becomes_one_of_pairs_when_it_is_tuned_on_them(
     tuned = train_run(new_run(tmp_path / "tuned", config, source.codec), CPU, init=source)
     a, b = (load_model(run, "float", CPU).state_dict() for run in (source, tuned))
     assert torch.equal(a["concrete.vit.norm.weight"], b["concrete.vit.norm.weight"])
-    assert b["side_by_side.which"].shape == (2, 1, MICRO.width)
+    assert torch.equal(a["cross.norm.weight"], b["cross.norm.weight"])
+    assert (
+        b["answer_head.classify.0.weight"].shape[1]
+        == 4 * MICRO.width
+        == 2 * a["answer_head.classify.0.weight"].shape[1]
+    )

@@ -38,7 +38,6 @@ def test_a_model_is_trained_on_official_files_and_its_answers_are_written(kind, 
         rows = [json.loads(line) for line in text.splitlines()]
         assert [row["image_id"] for row in rows] == ["503"]
         assert sorted(rows[0]["texts"]) == ["30", "31", "32", "33", "34"]
-        assert rows[0]["scores"] == sorted(rows[0]["scores"], reverse=True)
         assert printed["tr@1"] == 100
     if kind == "vqa":
         rows = json.loads(text)

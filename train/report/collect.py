@@ -104,13 +104,15 @@ def _answers(run: Run, model: AshNet, data: ImageTextData) -> list[AnswerExample
 
 def _retrievals(run: Run, data: ImageTextData) -> list[RetrievalExample]:
     """Three pictures with their nearest captions, three captions with their nearest pictures, spread over the split."""
-    scores = evaluate_retrieval(load_model(run, "float", CPU), data, run.codec, ranking=ranking_of(run)).scores
+    found = evaluate_retrieval(load_model(run, "float", CPU), data, run.codec, ranking=ranking_of(run)).similarities
+    assert found is not None  # retrieval has them
+    scores = found.matrix()
     captions = [(text, i) for i in range(len(data)) for text in data.texts(i)]
     examples: list[RetrievalExample] = []
     for i in np.linspace(7, len(data) - 8, 3, dtype=int):
         nearest = np.argsort(-scores[i])[:5]
-        found = [(captions[k][0], bool(captions[k][1] == i)) for k in nearest]
-        examples.append(RetrievalExample(query=data.image(i), found=found))
+        shown = [(captions[k][0], bool(captions[k][1] == i)) for k in nearest]
+        examples.append(RetrievalExample(query=data.image(i), found=shown))
     for k in np.linspace(20, len(captions) - 21, 3, dtype=int):
         nearest = np.argsort(-scores[:, k])[:5]
         text, owner = captions[k]
