@@ -67,6 +67,8 @@ class FusionConfig:
     dropout: float = 0.0
     spikes_alone: float = 0.0
     """Probability in training that an image is seen by its spikes alone, V' = r E; 1: always, in evaluation too."""
+    r: float | None = None
+    """The weight of E where it is not learned; 0: the artificial network alone."""
     images: int = 1
     """Images that a text is about: 2 for pairs (NLVR2)."""
     match: bool = False

@@ -13,13 +13,15 @@ class Fusion(nn.Module):
     that is enlarged to F's by its nearest token. r = 0 is the artificial network alone.
 
     In training an image loses F with probability `spikes_alone`, so that the spiking encoder must learn to see by
-    itself; 1 leaves V' = r E for good.
+    itself; 1 leaves V' = r E for good. r: a value that stays, None to learn it from 1 on.
     """
 
-    def __init__(self, grid: tuple[int, int], spike_grid: tuple[int, ...], spikes_alone: float = 0.0) -> None:
+    def __init__(
+        self, grid: tuple[int, int], spike_grid: tuple[int, ...], spikes_alone: float = 0.0, r: float | None = None
+    ) -> None:
         super().__init__()
         self.spikes_alone = spikes_alone
-        self.r = nn.Parameter(torch.ones(()))
+        self.r = nn.Parameter(torch.tensor(1.0 if r is None else r), requires_grad=r is None)
         self.grid, self.spike_grid = grid, spike_grid
 
     def forward(self, f: Float[Tensor, "B L D"], e: Float[Tensor, "B L2 D"]) -> Float[Tensor, "B L D"]:

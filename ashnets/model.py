@@ -64,7 +64,7 @@ class AshNet(nn.Module):
         abstract = CodebookEncoder if config.abstract.codebook else SemanticAbstractEncoder
         # A codebook has no encoder and no stack of its own, and nothing quantizes it.
         self.abstract = cast(SemanticAbstractEncoder, abstract(config, self.concrete.grid))
-        self.fusion = Fusion(self.concrete.grid, self.abstract.output_grid, config.fusion.spikes_alone)
+        self.fusion = Fusion(self.concrete.grid, self.abstract.output_grid, config.fusion.spikes_alone, config.fusion.r)
         self.text = TextEncoder(config)
         self.cross = CrossModalEncoder(config)
         self.image_head = EmbeddingHead(config)

@@ -4,6 +4,7 @@
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -115,6 +116,24 @@ class SpikingStack(LayerStack):
                 size = out
             output_shape = (size,)
         super().__init__(layers, input_shape, output_shape, config.steps)
+
+
+@torch.no_grad()
+def synaptic_operations(stack: LayerStack, s_in: Tensor) -> float:
+    """Synaptic operations per sample: over layers and steps, the sum over spikes of the weights that each one meets. As
+    `hw.energy` counts them where no weight is zero."""
+    total, spikes = 0.0, {"": s_in, **layer_spikes(stack, s_in)}
+    for s, layer in zip(spikes.values(), stack.neural_layers.values(), strict=False):
+        synapse = layer.synapse
+        if isinstance(synapse, nn.Linear):
+            total += float(s.sum()) * synapse.out_features
+        else:
+            ones = torch.ones_like(synapse.weight)
+            met = F.conv2d(
+                s.flatten(0, 1), ones, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
+            )
+            total += float(met.sum())
+    return total / s_in.shape[1]
 
 
 def layer_spikes(stack: nn.Module, s: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from ashnets.cli.ablation import ablate
 from ashnets.cli.bits import search, sensitivity
 from ashnets.cli.chip import bench, doctor, keys, report, simulate, worker
 from ashnets.cli.data import data
@@ -34,6 +35,7 @@ COMMANDS = {
     "run": run,
     "verify": verify,
     "simulate": simulate,
+    "ablate": ablate,
     "report": report,
     "worker": worker,
     "keys": keys,

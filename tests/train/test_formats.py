@@ -284,3 +284,32 @@ def test_a_written_data_set_passes_the_check(tmp_path, monkeypatch, capsys):
     assert "images 48, texts 48" in capsys.readouterr().out
     assert main(["data", "write", "pairs", "--name", "easy_nlvr2"]) == 2
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["pairs", "pairs.png"]
+
+
+def test_several_data_sets_are_one_and_their_ids_never_meet(tmp_path):
+    for kind in ("coco", "karpathy", "shards"):
+        (tmp_path / kind).mkdir()
+        MAKERS[kind](tmp_path / kind)
+    name = ", ".join(f"{kind}:{tmp_path / kind}" for kind in ("coco", "shards", "karpathy"))
+    data = load(name, "train", 8)
+    parts = [load(one.strip(), "train", 8) for one in name.split(",")]
+    assert len(data) == sum(map(len, parts)) == 15
+    assert all_texts(data) == [text for part in parts for text in all_texts(part)]
+    assert len({data.image_id(i) for i in range(len(data))}) == 15
+    for i, (part, k) in enumerate([(one, k) for one in parts for k in range(len(one))]):
+        np.testing.assert_array_equal(data.image(i), part.image(k))
+        assert data.text_ids(i) == part.text_ids(k)
+    assert len(load(name, "test", 8)) == 1  # only Karpathy's has one
+    assert load(name, "val", 8).fingerprint != data.fingerprint
+
+
+def test_tasks_are_not_joined(tmp_path):
+    for kind in ("coco", "nlvr2", "vqa"):
+        (tmp_path / kind).mkdir()
+        MAKERS[kind](tmp_path / kind)
+    with pytest.raises(UserError, match="some of them have answers and some have none"):
+        load(f"coco:{tmp_path}/coco,vqa:{tmp_path}/vqa", "train", 8)
+    with pytest.raises(UserError, match="some are of single images and some of pairs"):
+        load(f"nlvr2:{tmp_path}/nlvr2,vqa:{tmp_path}/vqa", "train", 8)
+    with pytest.raises(UserError, match="has no split 'test'"):
+        load(f"coco:{tmp_path}/coco,coco:{tmp_path}/coco", "test", 8)

@@ -10,6 +10,11 @@ from train.data.formats import captions, shards, table, tasks
 from train.data.formats.base import Found, Problem
 from train.data.formats.files import FileData
 
+
+class NoSplitError(UserError):
+    """A folder without the split that is asked for."""
+
+
 Opened = tuple[ImageTextData, list[Problem]]
 
 
@@ -78,7 +83,7 @@ def open_folder(kind: str, root: Path, split: str, image_size: int) -> Opened:
     if not chosen.files(root, split):
         there = [s for s in SPLITS if chosen.files(root, s)]
         has = f"it has {' and '.join(there)}" if there else f"expected {chosen.about}"
-        raise UserError(f"{root}: has no split '{split}' in the format {kind}; {has}")
+        raise NoSplitError(f"{root}: has no split '{split}' in the format {kind}; {has}")
     name = f"{kind}:{root}"
     if chosen.read is None:
         return shards.open_shards(name, root, split, image_size)

@@ -1,0 +1,42 @@
+"""The command that trains variants and compares them: ablate."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ashnets.cli.common import Device, done
+from ashnets.cli.models import Preset
+from ashnets.config import PRESETS
+from train.config import Task
+
+
+def ablate(
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    /,
+    tasks: tuple[Task, ...] = ("retrieval", "vqa"),
+    variants: tuple[str, ...] = (),
+    seeds: int = 3,
+    steps: int | None = None,
+    preset: Preset = "tiny",
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Train variants of the model over seeds with equal budgets, and print what each part is worth. All runs are kept
+    in the folder OUT; the same command goes on where it was interrupted.
+
+    variants: both, ann (r = 0), ann_equal (the same with as many parameters), spikes, codebook, no_scl, no_stua,
+    text_spike, reads_concrete, t1, t2, t8; by default all. steps: of each training, by default the recipes'.
+    """
+    from train.ablation import VARIANTS, table
+    from train.ablation import ablate as run_ablation
+    from train.run import choose_device
+
+    chosen = variants or tuple(VARIANTS)
+    rows = run_ablation(out, tasks, chosen, seeds, choose_device(device), model=PRESETS[preset](), steps=steps)
+    text = table(rows)
+    path = out / "ablation.txt"
+    path.write_text(text, encoding="utf-8")
+    print(text)
+    return done({"ablation": str(out), "rows": [asdict(row) for row in rows]}, json, f"wrote {path}")
