@@ -19,7 +19,7 @@ from train.data.cache import Progress
 from train.data.derived import COLOURS, HELD_OUT, SHAPES, Look, Picture, pictures
 from train.data.easy_vqa import part_pixels
 
-SENTENCES = {"train": 1500, "val": 150, "test": 250}
+SENTENCES = {"train": 3000, "val": 150, "test": 250}
 PAIRS = 4
 FILES = {"train": "train", "val": "dev", "test": "test1"}
 
