@@ -5,9 +5,11 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ashnets.config import LossConfig, ModelConfig, tiny
+from hw.artifact import read_json
 from hw.errors import UserError
 
 Task = Literal["retrieval", "vqa", "nlvr2", "snli_ve"]
@@ -176,6 +178,11 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
     if unknown:
         raise UserError(f"{where}: unknown key '{unknown[0]}' in {kind.__name__}; known: {', '.join(hints)}")
     return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def read_config(path: Path) -> RunConfig:
+    """A whole configuration from a JSON file; what it leaves out has its default."""
+    return from_dict(RunConfig, read_json(path), str(path))
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

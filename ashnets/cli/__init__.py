@@ -16,6 +16,7 @@ from ashnets.cli.chip import bench, doctor, keys, report, simulate, worker
 from ashnets.cli.data import data
 from ashnets.cli.exchange import export, run, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
+from ashnets.cli.recipes import recipe
 from hw.errors import BackendError, UserError
 
 DESCRIPTION = (
@@ -24,6 +25,7 @@ DESCRIPTION = (
 COMMANDS = {
     "demo": demo,
     "data": data,
+    "recipe": recipe,
     "train": train,
     "finetune": finetune,
     "quantize": quantize,

@@ -8,7 +8,17 @@ import tyro
 
 from ashnets.cli.common import Device, RunFolder, done
 from ashnets.config import PRESETS
-from train.config import EMBEDDED, RunConfig, Task, TrainConfig, finetune_recipe, for_task, on_folder, pretrain_recipe
+from train.config import (
+    EMBEDDED,
+    RunConfig,
+    Task,
+    TrainConfig,
+    finetune_recipe,
+    for_task,
+    on_folder,
+    pretrain_recipe,
+    read_config,
+)
 
 Preset = Literal["tiny", "small", "base"]
 
@@ -32,6 +42,7 @@ def train(
     train: TrainConfig = pretrain_recipe(),  # noqa: B008  (frozen)
     data: str | None = None,
     preset: Preset = "tiny",
+    config: Path | None = None,
     resume: bool = False,
     device: Device = "auto",
     json: bool = False,
@@ -39,13 +50,15 @@ def train(
     """Pre-train a model into the new folder RUN; --resume goes on with any run that was interrupted.
 
     data: a folder of annotations and pictures in an official format, or FORMAT:FOLDER; see 'ashnets data check'.
+    config: a file that 'ashnets recipe' wrote, instead of --preset and --train.
     """
     from train.stages import new_run
 
     if resume:
         return _resume(run, device, json)
-    config = RunConfig(model=PRESETS[preset](), train=on_folder(train, data))
-    return _train(new_run(run, config), device, json, next_step=f"ashnets finetune {run} RUN2")
+    made = RunConfig(model=PRESETS[preset](), train=train) if config is None else read_config(config)
+    made = replace(made, train=on_folder(made.train, data))
+    return _train(new_run(run, made), device, json, next_step=f"ashnets finetune {run} RUN2")
 
 
 def finetune(

@@ -1,0 +1,89 @@
+"""What training costs on paper: parameters, operations and memory, counted on one real step of a few images."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ashnets.config import ModelConfig
+from ashnets.model import Inputs, parameters
+from ashnets.text import Tokens
+from train.config import RunConfig
+from train.run import Bundle
+
+ADAM_BYTES = 16  # of a trained number: itself, its gradient, two moments, float32
+PEAK = 989e12  # dense bf16 operations a second of an H100 SXM, NVIDIA's data sheet
+SHARE = 0.4  # of the peak, as large transformers reach on one GPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """parameters: trained numbers by part. flops: of one image with its text, forward and backward, with all
+    objectives; a multiplication and an addition are two. state_bytes: weights, gradients, AdamW's moments, averaged
+    encoders and queues; activations come on top."""
+
+    parameters: dict[str, int]
+    flops: float
+    state_bytes: int
+    images: int
+
+    @property
+    def gpu_hours(self) -> float:
+        """On paper, of one H100 at 40 % of its peak."""
+        return self.flops * self.images / (PEAK * SHARE) / 3600
+
+    def summary(self) -> dict[str, Any]:
+        total = sum(self.parameters.values())
+        return {
+            "parameters": total,
+            "parameters_by_part": self.parameters,
+            "gigaflops_per_image": round(self.flops / 1e9, 2),
+            "images": self.images,
+            "state_gib": round(self.state_bytes / 2**30, 2),
+            "gpu_hours_on_paper": round(self.gpu_hours, 2),
+        }
+
+
+def cost(config: RunConfig, images: int = 2) -> Cost:
+    """Count one training step of `images` random images. The large model takes some 10 GiB and a minute for it."""
+    torch.manual_seed(0)
+    bundle = Bundle(config, answers=2 if "vqa" in config.train.task else 0).train()
+    inputs = random_inputs(config.model, images)
+    with FlopCounterMode(display=False) as counter:
+        loss_of(bundle, config, inputs).backward()
+    held = sum(p.numel() * p.element_size() for p in bundle.parameters() if not p.requires_grad)
+    held += sum(b.numel() * b.element_size() for b in bundle.buffers())
+    parts = {name: parameters(part) for name, part in bundle.model.named_children()}
+    return Cost(
+        parameters={name: count for name, count in parts.items() if count},
+        flops=counter.get_total_flops() / images,
+        state_bytes=ADAM_BYTES * parameters(bundle) + held,
+        images=config.train.steps * config.train.batch,
+    )
+
+
+def loss_of(bundle: Bundle, config: RunConfig, inputs: Inputs) -> torch.Tensor:
+    """The weighted sum of a run's objectives, as `Trainer` has it."""
+    model = bundle.model
+    vision, w = model.vision(inputs.images), model.text(inputs.tokens)
+    losses = [
+        weight * bundle.objectives[o](model, inputs, vision, w)[0] for o, weight in config.train.objectives.items()
+    ]
+    return torch.stack(losses).sum()
+
+
+def random_inputs(model: ModelConfig, images: int) -> Inputs:
+    """Random images, each with a text of full length."""
+    size, length, many = model.concrete.image_size, model.text.length, model.fusion.images
+    ids = torch.randint(4, model.text.vocabulary, (images, length))
+    bags = torch.randint(0, model.text.lexicon + 1, (images, 20))
+    return Inputs(
+        images=torch.rand(many * images, 3, size, size) * 2 - 1,
+        view=torch.rand(many * images, 3, size, size) * 2 - 1,
+        tokens=Tokens(ids, torch.zeros_like(ids, dtype=torch.bool), bags),
+        text_image=torch.arange(images),
+        image_ids=torch.arange(images),
+        answers=torch.zeros(images, dtype=torch.int64),
+        scores=torch.zeros(images, 2),
+    )
