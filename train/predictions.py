@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hw.artifact import staged_file
 from train.data import ImageTextData
@@ -13,10 +14,14 @@ from train.metrics.vqa import write_results
 
 def write_predictions(task: str, path: Path, result: Evaluation, data: ImageTextData, answers: list[str]) -> None:
     """VQA: JSON [{question_id, answer}] for the VQA server. NLVR2: CSV lines `identifier,prediction`. SNLI-VE: JSON
-    lines {pairID, prediction}. Retrieval: JSON lines {image_id, texts: names of the first ten}. Whole or not at
-    all."""
+    lines {pairID, prediction}. Retrieval: JSON lines {image_id, texts: names of the first ten}, zero-shot {image_id,
+    class}. Whole or not at all."""
     if task == "retrieval":
         _write_retrieved(path, result, data)
+        return
+    if task == "zero_shot":
+        rows = [{"image_id": data.image_id(i), "class": result.names[k]} for i, k in enumerate(result.predictions)]
+        _write_lines(path, rows)
         return
     WRITERS[task](path, [(name, answers[k]) for name, k in zip(result.names, result.predictions, strict=True)])
 
@@ -27,16 +32,18 @@ def _write_nlvr2(path: Path, given: list[tuple[str, str]]) -> None:
 
 
 def _write_snli_ve(path: Path, given: list[tuple[str, str]]) -> None:
-    with staged_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for name, answer in given:
-            file.write(json.dumps({"pairID": name, "prediction": answer}) + "\n")
+    _write_lines(path, [{"pairID": name, "prediction": answer} for name, answer in given])
 
 
 def _write_retrieved(path: Path, result: Evaluation, data: ImageTextData) -> None:
     names = [name for i in range(len(result.predictions)) for name in data.text_ids(i)]
+    firsts = enumerate(result.predictions)
+    _write_lines(path, [{"image_id": data.image_id(i), "texts": [names[k] for k in first]} for i, first in firsts])
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     with staged_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for i, best in enumerate(result.predictions):
-            file.write(json.dumps({"image_id": data.image_id(i), "texts": [names[k] for k in best]}) + "\n")
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 WRITERS: dict[str, Callable[[Path, list[tuple[str, str]]], None]] = {

@@ -156,8 +156,9 @@ def tune(
 def evaluate(
     run: RunFolder,
     /,
-    task: Task | None = None,
+    task: Task | Literal["zero_shot"] | None = None,
     data: str | None = None,
+    templates: tuple[str, ...] = ("{}",),
     predictions: Path | None = None,
     again: int | None = None,
     backend: str = "float",
@@ -170,7 +171,8 @@ def evaluate(
     """Evaluate RUN with its spiking stack as 'float', 'qat', or on a backend such as 'reference', 'lava' or
     'tcp://HOST:PORT,...', the addresses of workers.
 
-    task: by default the one that the run was trained for. data: a folder in an official format, by default the run's
+    task: by default the one that the run was trained for; zero_shot names each picture by the nearest class, a text of
+    the data, put into --templates such as "a photo of a {}". data: a folder in an official format, by default the run's
     own data. samples: images, by default the whole split. keys: the client's folder of keys, for workers on other
     hosts.
 
@@ -184,6 +186,7 @@ def evaluate(
     from train.predictions import write_predictions
     from train.run import choose_device, load_model, open_run
     from train.stages import ranking_of
+    from train.zero_shot import evaluate_zero_shot
 
     opened = open_run(run)
     if again is not None:
@@ -191,11 +194,14 @@ def evaluate(
         opened = replace(opened, config=replace(config, train=replace(config.train, again=again)))
     task = task or opened.config.train.task
     own = task == opened.config.train.task
-    dataset = data or (opened.config.train.dataset if own else EMBEDDED[task])
+    dataset = data or (opened.config.train.dataset if own or task == "zero_shot" else EMBEDDED[task])
     model = load_model(opened, backend, choose_device(device), keys)
     records = load(dataset, split, opened.config.model.concrete.image_size)
-    ranking = ranking_of(opened) if own else None
-    result = run_evaluation(task, model, records, opened.codec, opened.answers, samples=samples, ranking=ranking)
+    if task == "zero_shot":
+        result = evaluate_zero_shot(model, records, opened.codec, templates, samples)
+    else:
+        ranking = ranking_of(opened) if own else None
+        result = run_evaluation(task, model, records, opened.codec, opened.answers, samples=samples, ranking=ranking)
     for name, value in result.metrics.items():
         print(f"{name:>16}  {value:.4g}")
     if predictions is not None:

@@ -166,6 +166,13 @@ def table(root: Path) -> None:
     (root / "captions.csv").write_text("﻿" + "\r\n".join(rows) + "\r\n", encoding="utf-8")
 
 
+def classes(root: Path) -> None:
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        for k, name in enumerate(("red_ball", "käfig")):
+            for n in range(count):
+                picture(root / split / name / f"{n}.png", k + n)
+
+
 MAKERS = {
     "coco": coco,
     "karpathy": karpathy,
@@ -176,5 +183,6 @@ MAKERS = {
     "nlvr2": nlvr2,
     "snli_ve": snli_ve,
     "shards": shards,
+    "classes": classes,
     "table": table,
 }

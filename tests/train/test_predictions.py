@@ -93,3 +93,35 @@ def test_only_what_the_model_can_answer_is_in_the_loss():
     expected = torch.nn.functional.cross_entropy(logits[kept], some[kept])
     torch.testing.assert_close(loss(model, replace(batch, answers=some), vision, w)[0], expected)
     assert loss(model, replace(batch, answers=torch.full_like(some, -1)), vision, w)[0] == 0
+
+
+def test_pictures_are_named_by_the_nearest_class(tmp_path, capsys):
+    root, out = tmp_path / "data", tmp_path / "named"
+    root.mkdir()
+    MAKERS["classes"](root)
+    run = trained("karpathy", tmp_path / "run", root)
+    given = ("--task", "zero_shot", "--split", "val", "--predictions", str(out), "--json")
+    assert main(["evaluate", str(run.folder), *given, "--templates", "{}", "ein {}"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["image_id"] for row in rows] == [f"{c}/{n}.png" for c in ("käfig", "red_ball") for n in range(2)]
+    right = [row["class"] == row["image_id"].split("/")[0].replace("_", " ") for row in rows]
+    assert printed["accuracy"] == 100 * sum(right) / 4
+    assert (printed["classes"], printed["top5"]) == (2, 100)
+    assert main(["evaluate", str(run.folder), *given, "--templates", "a photo"]) == 2
+    assert "template 'a photo' needs {} once" in capsys.readouterr().err
+
+
+def test_equal_scores_name_nothing_right(tmp_path):
+    from ashnets.model import AshNet
+    from train.data import load
+    from train.zero_shot import evaluate_zero_shot
+
+    MAKERS["classes"](tmp_path)
+    run = trained("karpathy", tmp_path / "run", tmp_path)
+    model = AshNet(MICRO, 0)
+    with torch.no_grad():
+        for p in model.image_head.parameters():
+            p.zero_()
+    found = evaluate_zero_shot(model, load(str(tmp_path), "test", 32), run.codec)
+    assert found.metrics["accuracy"] == 0

@@ -80,7 +80,7 @@ def _report(data: ImageTextData, problems: list[Problem], progress: Progress | N
 
 
 def draw_sheet(data: ImageTextData, path: Path) -> None:
-    """A picture of up to 24 samples, evenly spaced, each with the beginning of its first text."""
+    """A picture of up to 24 samples, evenly spaced, each with the beginning of one of its texts."""
     chosen = np.unique(np.linspace(0, len(data) - 1, COLUMNS * ROWS).astype(int)) if len(data) else []
     height = TILE + 3 * LINE
     canvas = Image.new("RGB", (COLUMNS * TILE, ROWS * height), "white")
@@ -96,8 +96,8 @@ def draw_sheet(data: ImageTextData, path: Path) -> None:
             tile = Image.fromarray(pixels)
             tile.thumbnail((TILE - 4, TILE - 4))
             canvas.paste(tile, (x + 2, y + 2))
-        answers = data.answers(int(i))
-        words = data.texts(int(i))[0] + (f" - {answers[0]}" if answers else "")
+        texts, answers = data.texts(int(i)), data.answers(int(i))
+        words = texts[place % len(texts)] + (f" - {answers[place % len(texts)]}" if answers else "")
         for number, line in enumerate(_wrapped(words, pen, font)):
             pen.text((x + 4, y + TILE + number * LINE), line, "black", font)
     with staged_file(path) as temporary:
@@ -105,10 +105,11 @@ def draw_sheet(data: ImageTextData, path: Path) -> None:
 
 
 def _wrapped(text: str, pen: ImageDraw.ImageDraw, font: Any, most: int = 3) -> list[str]:
-    """The first lines of a text that fit a tile."""
+    """The first lines of a text that fit a tile, broken between words where there are any."""
     made = [""]
     for letter in text:
         if pen.textlength(made[-1] + letter, font) > TILE - 8:
-            made.append("")
+            whole, _, begun = made[-1].rpartition(" ")
+            made[-1:] = [whole, begun] if whole else [begun, ""]
         made[-1] += letter
-    return [line.strip() for line in made[:most]]
+    return made[:most]

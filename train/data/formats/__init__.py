@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hw.errors import UserError
 from train.data.base import SPLITS, ImageTextData
-from train.data.formats import captions, shards, table, tasks
+from train.data.formats import captions, classes, shards, table, tasks
 from train.data.formats.base import Found, Problem
 from train.data.formats.files import FileData
 
@@ -46,6 +46,7 @@ FORMATS: dict[str, Format] = {
     "nlvr2": Format(about="train.json, dev.json, test1.json", files=tasks.nlvr2_files, read=tasks.read_nlvr2),
     "snli_ve": Format(about="snli_ve_train.jsonl", files=tasks.snli_ve_files, read=tasks.read_snli_ve),
     "shards": Format(about=".tar files of webdataset (CC3M, SBU)", files=shards.shard_files, read=None),
+    "classes": Format(about="train/CLASS/PICTURE", files=classes.class_folders, read=classes.read_classes),
     "table": Format(about="train.csv, or captions.csv with a split", files=table.table_files, read=table.read_table),
 }
 

@@ -1,0 +1,29 @@
+"""A folder for each class, as ImageNet and CIFAR are laid out: SPLIT/CLASS/PICTURE."""
+
+from pathlib import Path
+
+from train.data.formats.base import Found, RecordError, Text
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+def class_folders(root: Path, split: str) -> list[Path]:
+    """SPLIT/CLASS of every class with pictures in it."""
+    places = [path for name in FOLDERS[split] for path in sorted(root.glob(f"{name}/*/")) if path.is_dir()]
+    return [place for place in places if any(path.suffix.lower() in ENDINGS for path in place.iterdir())]
+
+
+def read_classes(root: Path, split: str) -> Found:
+    """The text of a picture is its class, an underscore in the folder's name being a space."""
+    found = Found()
+    for folder in class_folders(root, split):
+        name = folder.name.replace("_", " ").strip()
+
+        def take(path: Path, where: str, folder: Path = folder, name: str = name) -> None:
+            if path.suffix.lower() not in ENDINGS:
+                raise RecordError(f"'{path.name}' is not a picture ({', '.join(ENDINGS)}); take it out")
+            found.add(f"{folder.name}/{path.name}", (path,), Text(text=name), where)
+
+        found.each(folder, sorted(path for path in folder.iterdir() if path.is_file()), take, "file")
+    return found
