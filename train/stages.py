@@ -55,6 +55,13 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     codec, one is learned from the training texts of `tokenizer_data`."""
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)
+    load(config.train.dataset, "val", size)  # refused now if it is not there, and not behind the first step
+    ids = len({data.image_id(i) for i in range(len(data))})
+    if config.train.batch > ids:
+        raise UserError(
+            f"{data.name}: has {ids} training images, fewer than the batch of {config.train.batch}; "
+            f"use --train.batch {ids} or less"
+        )
     if codec is None and config.train.init_text:
         codec = TextCodec(pretrained_tokenizer(config.train.init_text, config.model.text), {})
     elif codec is None:

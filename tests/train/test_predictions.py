@@ -125,3 +125,16 @@ def test_equal_scores_name_nothing_right(tmp_path):
             p.zero_()
     found = evaluate_zero_shot(model, load(str(tmp_path), "test", 32), run.codec)
     assert found.metrics["accuracy"] == 0
+
+
+def test_nothing_is_written_where_the_data_cannot_be_trained_on(tmp_path, capsys):
+    root = tmp_path / "data"
+    root.mkdir()
+    MAKERS["shards"](root)
+    assert main(["train", str(tmp_path / "run"), "--data", str(root)]) == 2
+    assert "has 6 training images, fewer than the batch of 128; use --train.batch 6 or less" in capsys.readouterr().err
+    for path in root.glob("*validation*"):
+        path.unlink()
+    assert main(["train", str(tmp_path / "run"), "--data", str(root), "--train.batch", "2"]) == 2
+    assert "has no split 'val' in the format shards" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
