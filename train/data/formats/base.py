@@ -25,7 +25,9 @@ class Problem:
     kind: str = "record"
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        """On one line, whatever stood in the file."""
+        whole = f"{self.where}: {self.what}"
+        return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in whole)
 
 
 class RecordError(Exception):
@@ -70,6 +72,8 @@ class Found:
         those of the record."""
         if not text.text.strip():
             raise RecordError("has an empty text; write one, or leave the record out")
+        if any("\ud800" <= sign <= "\udfff" for sign in text.text):
+            raise RecordError("has half a character (a lone surrogate) in its text; write it anew")
         if text.name and text.name in self.names:
             raise RecordError(f"'{text.name}' was there before; every text needs a name of its own", "duplicate")
         record = self.records.setdefault(image_id, Record(image_id, images, where))
