@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ashnets.model import normalise
+from ashnets.model import AshNet, normalise
 from ashnets.stack import FoldableNorm
 from hw.errors import UserError
 from quantize import QuantizedStack
-from tests.conftest import micro_config
+from tests.conftest import MICRO, micro_config
 from train.evaluate import Ranking, evaluate_answers, evaluate_retrieval, image_batches, pixels_of
 from train.joints import simulate_run, verify_run
 from train.run import Bundle, load_model, quantized_stack
@@ -165,3 +165,28 @@ def load_split_of_forty():
     from train.data import load
 
     return load("few_vqa", "test", 32)
+
+
+def test_the_matching_head_ranks_the_first_again_as_it_judges_each_pair_alone(tmp_path, few_records):
+    config = micro_config("retrieval", steps=1, objectives={"itc": 1.0, "itm": 1.0})
+    run = train_run(new_run(tmp_path / "r", config), CPU)
+    model, data = load_model(run, "float", CPU), load_split(run, "test")
+    again = Ranking(data=load_split(run, "train"), neighbours=0, again=len(data))
+    found = evaluate_retrieval(model, data, run.codec, ranking=again)
+    plain = evaluate_retrieval(model, data, run.codec)
+    assert {k: v for k, v in found.metrics.items() if k.startswith("itc_")} == {
+        f"itc_{k}": v for k, v in plain.metrics.items() if "@" in k
+    }
+    with torch.no_grad():
+        seen = model.vision(normalise(pixels_of(data, range(len(data))))).v
+        tokens = run.codec.encode([data.texts(i)[0] for i in range(len(data))])
+        w = model.text(tokens)
+        judged = torch.stack(
+            [model.match(w, tokens.padding, v.expand(len(w), *v.shape)).diff(dim=1)[:, 0] for v in seen]
+        )
+    right = judged.diag()[:, None]
+    ranks = ((judged >= right).sum(1) - 1).numpy()
+    assert found.metrics["tr@1"] == pytest.approx(100 * np.mean(ranks < 1))
+    assert found.metrics["tr@5"] == pytest.approx(100 * np.mean(ranks < 5))
+    with pytest.raises(UserError, match="no matching head to rank again with"):
+        evaluate_retrieval(AshNet(replace(MICRO, text=run.config.model.text), 0), data, run.codec, ranking=again)

@@ -385,3 +385,12 @@ def test_damaged_files_are_read_right_or_refused_in_one_line(name, tmp_path):
 def test_many_damaged_files_are_read_right_or_refused_in_one_line(name, tmp_path):
     (tmp_path / "data").mkdir()
     survives(name, tmp_path / "data", 500, seed=1)
+
+
+def test_the_left_picture_of_a_pair_is_the_first_and_its_label_goes_with_it(tmp_path):
+    MAKERS["nlvr2"](tmp_path)
+    data = load(str(tmp_path), "train", 8)
+    for i, record in enumerate(data.records):
+        assert [path.name for path in record.images] == [f"train-5-{i}-img{side}.png" for side in (0, 1)]
+        assert data.answers(i) == (str(i == 1),) * (1 + (i == 0))
+    assert not np.array_equal(data.image(0)[0], data.image(0)[1])
