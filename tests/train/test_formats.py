@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -394,3 +395,55 @@ def test_the_left_picture_of_a_pair_is_the_first_and_its_label_goes_with_it(tmp_
         assert [path.name for path in record.images] == [f"train-5-{i}-img{side}.png" for side in (0, 1)]
         assert data.answers(i) == (str(i == 1),) * (1 + (i == 0))
     assert not np.array_equal(data.image(0)[0], data.image(0)[1])
+
+
+def test_development_questions_are_about_pictures_of_the_test(tmp_path):
+    MAKERS["vqa"](tmp_path)
+    (tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json").rename(
+        tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    )
+    data = load(str(tmp_path), "test", 8)
+    assert [r.images[0].name for r in data.records] == [f"COCO_test2015_{k:012d}.jpg" for k in (6, 7)]
+
+
+def test_a_shard_that_ends_between_two_samples_is_known_to_be_cut(tmp_path):
+    shard(tmp_path / "train-0.tar", {"a.jpg": encoded(0), "a.txt": b"one", "b.jpg": encoded(1), "b.txt": b"two"})
+    path = tmp_path / "train-0.tar"
+    with tarfile.open(path) as tar:
+        end = tar.getmember("b.jpg").offset
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(UserError, match=r"train-0.tar: does not end as a tar file does, so it was cut short"):
+        load(f"shards:{tmp_path}", "train", 8)
+
+
+def test_of_pictures_with_one_name_the_path_decides(tmp_path):
+    for folder, number in (("left", 1), ("right", 2)):
+        picture(tmp_path / folder / "1.png", number)
+    (tmp_path / "train.csv").write_text("image,caption\nright/1.png,a ball\n")
+    (record,) = load(str(tmp_path), "train", 8).records
+    assert record.images == (tmp_path / "right" / "1.png",)
+    (tmp_path / "train.csv").write_text("image,caption\n1.png,a ball\n")
+    with pytest.raises(UserError, match=r"row 1: picture '1.png' is there more than once \(left/1.png and right/1.png"):
+        load(str(tmp_path), "train", 8)
+
+
+def test_ids_of_one_folder_twice_are_apart(tmp_path):
+    MAKERS["coco"](tmp_path)
+    data = load(f"coco:{tmp_path},coco:{tmp_path}", "train", 8)
+    assert len({data.image_id(i) for i in range(len(data))}) == 12
+
+
+def test_the_fingerprint_feels_every_text_answer_and_picture(tmp_path):
+    MAKERS["vqa"](tmp_path)
+    before = load(str(tmp_path), "train", 8).fingerprint
+    changes = {
+        "question": lambda: rewrite(tmp_path / QUESTIONS, lambda v: v["questions"][0].update(question="why?")),
+        "vote": lambda: rewrite(tmp_path / NOTES, lambda v: v["annotations"][0]["answers"][0].update(answer="x")),
+        "answer": lambda: rewrite(tmp_path / NOTES, lambda v: v["annotations"][0].update(multiple_choice_answer="x")),
+        "picture": lambda: picture(tmp_path / "train2014" / "COCO_train2014_000000000001.jpg", 3),
+    }
+    seen = {before}
+    for change in changes.values():
+        change()
+        seen.add(load(str(tmp_path), "train", 8).fingerprint)
+    assert len(seen) == 5
