@@ -159,18 +159,16 @@ def test_a_corrupted_weight_file(capsys, runs):
 
 def test_an_existing_run_is_never_overwritten(capsys, runs):
     before = sorted(path.name for path in runs[0].folder.iterdir())
-    assert "exists already" in refused(
-        capsys, "train", runs[0].folder, "--train.steps", "1", "--train.dataset", "few_vqa"
-    )
+    given = ("--train.steps", "1", "--train.batch", "8", "--train.dataset", "few_vqa")
+    assert "exists already" in refused(capsys, "train", runs[0].folder, *given)
     assert sorted(path.name for path in runs[0].folder.iterdir()) == before
 
 
 def test_a_place_that_cannot_be_written(capsys, few_records, tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("not a folder")
-    line = refused(
-        capsys, "train", blocker / "run", "--train.dataset", "few_openmoji", "--train.tokenizer-data", "few_openmoji"
-    )
+    given = ("--train.batch", "8", "--train.dataset", "few_openmoji", "--train.tokenizer-data", "few_openmoji")
+    line = refused(capsys, "train", blocker / "run", *given)
     assert "cannot be written" in line
     assert blocker.read_text() == "not a folder"
 
