@@ -55,7 +55,8 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     codec, one is learned from the training texts of `tokenizer_data`."""
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)
-    load(config.train.dataset, "val", size)  # refused now if it is not there, and not behind the first step
+    # A validation split that is not there is refused now, and not behind the first step.
+    splits = {"train": data, "val": load(config.train.dataset, "val", size)}
     ids = len({data.image_id(i) for i in range(len(data))})
     if config.train.batch > ids:
         raise UserError(
@@ -71,7 +72,7 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     config = replace(config, model=replace(config.model, fusion=replace(config.model.fusion, images=images)))
     texts_count = sum(len(data.texts(i)) for i in range(len(data)))
     summary = {"name": data.name, "images": len(data), "texts": texts_count, "fingerprint": data.fingerprint}
-    answered = (data if split == "train" else load(data.name, split, size) for split in config.train.answers_from)
+    answered = (splits.get(s) or load(config.train.dataset, s, size) for s in config.train.answers_from)
     answers = answer_vocabulary(*answered, least=config.train.answers_least)
     if not answers and any(OBJECTIVES[o].needs_answers for o in config.train.objectives if o in OBJECTIVES):
         raise UserError(

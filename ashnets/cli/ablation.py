@@ -29,6 +29,7 @@ def ablate(
     variants: both, ann (r = 0), ann_equal (the same with as many parameters), spikes, codebook, no_scl, no_stua,
     text_spike, reads_concrete, t1, t2, t8; by default all. steps: of each training, by default the recipes'.
     """
+    from hw.artifact import staged_file
     from train.ablation import VARIANTS, table
     from train.ablation import ablate as run_ablation
     from train.run import choose_device
@@ -37,6 +38,7 @@ def ablate(
     rows = run_ablation(out, tasks, chosen, seeds, choose_device(device), model=PRESETS[preset](), steps=steps)
     text = table(rows)
     path = out / "ablation.txt"
-    path.write_text(text, encoding="utf-8")
+    with staged_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     print(text)
     return done({"ablation": str(out), "rows": [asdict(row) for row in rows]}, json, f"wrote {path}")

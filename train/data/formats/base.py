@@ -201,6 +201,12 @@ def lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: line {number + 1} or one soon after is not UTF-8; save the file as UTF-8") from error
 
 
+def beginning(path: Path) -> bytes:
+    """As much of a file as tells what is in it."""
+    with path.open("rb") as file:
+        return file.read(2000)
+
+
 def json_line(line: str) -> Any:
     try:
         return json.loads(line)

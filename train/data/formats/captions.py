@@ -11,6 +11,7 @@ from train.data.formats.base import (
     Pictures,
     RecordError,
     Text,
+    beginning,
     json_rows,
     lines,
     name_of,
@@ -106,8 +107,7 @@ def read_flickr30k(root: Path, split: str) -> Found:
             found.add(image, (pictures.find(file),), Text(text=caption, name=name), where)
 
     found.each(path, (line for line in lines(path) if line), take, "line")
-    for image in sorted(wanted - set(found.records)):
-        found.each(lists[0], [image], _without_captions, "list, image")
+    found.each(lists[0], sorted(wanted - set(found.records)), _without_captions, "list, image")
     return found
 
 
@@ -140,8 +140,7 @@ def read_albef(root: Path, split: str) -> Found:
 
 
 def _starts_with_pairs(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(2000).lstrip(b"\xef\xbb\xbf \t\r\n")
+    start = beginning(path).lstrip(b"\xef\xbb\xbf \t\r\n")
     return start[:1] == b"[" and b'"image"' in start and b'"caption"' in start
 
 

@@ -9,6 +9,7 @@ from train.data.formats.base import (
     Pictures,
     RecordError,
     Text,
+    beginning,
     json_line,
     json_rows,
     lines,
@@ -66,8 +67,8 @@ def read_vqa(root: Path, split: str) -> Found:
         found.add(image, (picture,), Text(text=string(row, "question"), name=name, answer=answer, votes=said), where)
 
     found.each(questions, json_rows(questions, "questions"), take, "question")
-    for name in answered:
-        found.each(annotations[0], [name], _without_question, "annotation of question")
+    if answered:
+        found.each(annotations[0], answered, _without_question, "annotation of question")
     return found
 
 
@@ -78,7 +79,7 @@ def _without_question(name: str, where: str) -> None:
 def nlvr2_files(root: Path, split: str) -> list[Path]:
     """train.json, dev.json, test1.json; the pictures anywhere below."""
     name = {"train": "train", "val": "dev", "test": "test1"}[split]
-    return [path for path in _below(root, f"{name}.json") if b'"identifier"' in _start(path)]
+    return [path for path in _below(root, f"{name}.json") if b'"identifier"' in beginning(path)]
 
 
 def read_nlvr2(root: Path, split: str) -> Found:
@@ -126,11 +127,6 @@ def read_snli_ve(root: Path, split: str) -> Found:
     for path in snli_ve_files(root, split):
         found.each(path, (line for line in lines(path) if line), take, "line")
     return found
-
-
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(2000)
 
 
 def _below(root: Path, pattern: str) -> Iterable[Path]:
