@@ -1,5 +1,5 @@
-# make demo   the whole line on real data, about fourteen minutes on two cores, ends with runs/demo/report.html
-# make test   lint, types and tests, about a quarter of an hour
+# make demo   the whole line on real data, about half an hour on two cores, ends with runs/demo/report.html
+# make test   lint, types and tests, about twenty minutes
 # Both set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
 
 PYTHON ?= python3

@@ -156,6 +156,35 @@ def evaluate_retrieval(
     """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all
     their captions. ranking: by default the plain cosine of one view. Where the matching head ranks again, 'itc_tr@K'
     and the like are what similarity alone gives."""
+    near, text_image, rates = similarities(model, data, codec, samples=samples, ranking=ranking, progress=progress)
+    ids = [data.image_id(i) for i in range(len(near.images))]
+    others: dict[str, float] = {}
+    if ranking and ranking.again:
+        plain, ranked = rank_again(near, ids, text_image, ranking.again, _matcher(model, data, codec, len(ids)))
+        others = plain.recalls(prefix="itc_")
+    else:
+        ranked = rank(near, ids, text_image)
+    metrics = ranked.recalls()
+    mean = float(np.mean(list(metrics.values())))
+    return Evaluation(
+        metrics={**metrics, "mean_recall": mean, **others, **rates},
+        predictions=ranked.first,
+        similarities=near,
+    )
+
+
+@torch.no_grad()
+def similarities(
+    model: AshNet,
+    data: ImageTextData,
+    codec: TextCodec,
+    *,
+    samples: int | None = None,
+    ranking: Ranking | None = None,
+    progress: Progress | None = None,
+) -> tuple[Similarities, np.ndarray, dict[str, float]]:
+    """How near the first `samples` images and their captions are to each other, the image of each caption, and firing
+    rates."""
     rates, many = _Rates(), ranking is not None and ranking.views
     queried = list(image_batches(data, samples))
     images, texts, text_image = _embeddings(model, data, codec, queried, rates, progress, many)
@@ -167,21 +196,18 @@ def evaluate_retrieval(
         known_images, known_texts, _ = _embeddings(model, ranking.data, codec, batches, _Rates())
         hubs["image_hub"] = hubness(images, known_texts, ranking.neighbours)
         hubs["text_hub"] = hubness(texts, known_images, ranking.neighbours)
-    near = Similarities(images=images, texts=texts, **hubs)
-    ids = [data.image_id(i) for i in range(len(images))]
-    others: dict[str, float] = {}
-    if ranking and ranking.again:
-        plain, ranked = rank_again(near, ids, text_image, ranking.again, _matcher(model, data, codec, len(images)))
-        others = plain.recalls(prefix="itc_")
-    else:
-        ranked = rank(near, ids, text_image)
-    metrics = ranked.recalls()
-    mean = float(np.mean(list(metrics.values())))
-    return Evaluation(
-        metrics={**metrics, "mean_recall": mean, **others, **rates.metrics()},
-        predictions=ranked.first,
-        similarities=near,
-    )
+    return Similarities(images=images, texts=texts, **hubs), text_image, rates.metrics()
+
+
+def embed_picture(model: AshNet, pixels: Tensor, many: bool) -> np.ndarray:
+    """[K] of a picture uint8 [3, H, W]. many: the mean over its `views`, which are one batch."""
+    shown = torch.cat(list(views(pixels[None]))) if many else pixels[None]
+    return _mean(model.embed_images(model.vision(normalise(shown.to(next(model.parameters()).device))).v)[:, None])[0]
+
+
+def _mean(embeddings: Tensor) -> np.ndarray:
+    """The directions [B, K] between unit vectors [V, B, K]."""
+    return F.normalize(embeddings.float().mean(0), dim=-1).cpu().numpy()
 
 
 def _matcher(model: AshNet, data: ImageTextData, codec: TextCodec, count: int) -> Match:
@@ -231,7 +257,7 @@ def _embeddings(
         rates.add(whole)
         of_views = [model.embed_images(v.v) for v in (whole, *islice(seen_as, VIEWS - 1 if many else 0))]
         tokens = codec.encode([text for i in indices for text in data.texts(i)]).to(device)
-        images.append(F.normalize(torch.stack(of_views).float().mean(0), dim=-1).cpu().numpy())
+        images.append(_mean(torch.stack(of_views)))
         texts.append(model.embed_texts(model.text(tokens), tokens).float().cpu().numpy())
         text_image += [seen + k for k, i in enumerate(indices) for _ in data.texts(i)]
         seen += len(indices)

@@ -17,6 +17,7 @@ from ashnets.cli.data import data
 from ashnets.cli.exchange import export, run, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
 from ashnets.cli.recipes import recipe
+from ashnets.cli.serve import serve
 from hw.errors import BackendError, UserError
 
 DESCRIPTION = (
@@ -39,6 +40,7 @@ COMMANDS = {
     "simulate": simulate,
     "ablate": ablate,
     "report": report,
+    "serve": serve,
     "worker": worker,
     "keys": keys,
     "bench": bench,

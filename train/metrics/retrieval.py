@@ -38,6 +38,16 @@ class Similarities:
             return found
         return 2 * found - self.image_hub[start:stop, None] - self.text_hub[None, :]
 
+    def of_text(self, text: np.ndarray) -> np.ndarray:
+        """Similarities [I] of all images to another text [K], up to what is the same for all of them."""
+        found = self.images @ text
+        return found if self.image_hub is None else 2 * found - self.image_hub
+
+    def of_image(self, image: np.ndarray) -> np.ndarray:
+        """Similarities [M] of all texts to another image [K], up to what is the same for all of them."""
+        found = self.texts @ image
+        return found if self.text_hub is None else 2 * found - self.text_hub
+
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first image, rows) over all images; the same every time, to the last bit."""
         for start, stop in _ranges(len(self.images), len(self.texts)):

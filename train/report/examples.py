@@ -10,9 +10,10 @@ from train.report.section import Section
 from train.report.story import AnswerExample, RetrievalExample, SpikeExample, Story
 
 
-def _spike_example(example: SpikeExample) -> Markup:
+def strips(layers: dict[str, np.ndarray]) -> Markup:
+    """A raster of each layer's spikes [T, neurons], and how many neurons spike how often."""
     panels = []
-    for name, spikes in example.layers.items():
+    for name, spikes in layers.items():
         steps, neurons = spikes.shape
         spiking, rate = (
             int(spikes.any(0).sum()),
@@ -33,8 +34,12 @@ def _spike_example(example: SpikeExample) -> Markup:
             class_="layer",
         )
         panels.append(el("div", raster(spikes, described), ticks, label, class_="strip"))
+    return el("div", panels, class_="strips")
+
+
+def _spike_example(example: SpikeExample) -> Markup:
     seen = el("div", picture(example.image, f"Sample: {example.caption}"), el("p", example.caption), class_="seen")
-    return el("article", seen, el("div", panels, class_="strips"), class_="spikes")
+    return el("article", seen, strips(example.layers), class_="spikes")
 
 
 def spikes(story: Story) -> Section | None:
