@@ -97,6 +97,7 @@ def test_a_delay_as_long_as_the_neurons_is_theirs(tmp_path):
         ({"type": b"pool"}, "layer 0: type 'pool' does not run here; use a strided convolution"),
         ({"type": b"odd"}, "type 'odd' does not run here; known are"),
         ({"type": None}, "layer 0: has no 'type'"),
+        ({"type": b"odd\r\n\x1b[31m"}, r"type 'odd\\r\\n\\x1b\[31m' does not run here"),
         ({"type": 5}, "'type' is not one text"),
         ({"weight": None}, "has no 'weight'"),
         ({"weight": np.full((2, 3), 0.5)}, "weight holds 0.5, not an integer, which netx would truncate"),

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hw.errors import UserError
+from hw.errors import UserError, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,7 @@ class Problem:
 
     def __str__(self) -> str:
         """On one line, whatever stood in the file."""
-        whole = f"{self.where}: {self.what}"
-        return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in whole)
+        return printable(f"{self.where}: {self.what}")
 
 
 class RecordError(Exception):
