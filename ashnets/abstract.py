@@ -6,6 +6,7 @@ Coding, T and readout are choices of ours: the papers (arXiv 2308.09455, 2501.19
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,20 +20,29 @@ class SpikeEncoder(nn.Module):
     (direct coding).
 
     Every sample is encoded on its own (layer norm over channels), so that the code of an image does not depend on its
-    batch.
+    batch. Tokens of another grid than the code's are fitted to it, bilinearly.
     """
 
     def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
         super().__init__()
         a = config.abstract
-        self.grid, self.steps = grid, a.steps
+        self.tokens, self.steps = grid, a.steps
+        self.grid = (a.grid, a.grid) if a.grid else grid
         self.project = nn.Linear(config.width, a.channels)
         self.norm = nn.LayerNorm(a.channels)
         self.neuron = CubaLIF(a.channels, decay_u=0.9, decay_v=a.decay_v, surrogate=a.surrogate)
 
     def forward(self, f0: Float[Tensor, "B L D"]) -> Float[Tensor, "T B C h w"]:
-        x = self.norm(self.project(f0)).transpose(1, 2).unflatten(2, self.grid)
+        x = self.drive(f0)
         return self.neuron(x.expand(self.steps, *x.shape).contiguous())
+
+    def drive(self, f0: Float[Tensor, "B L D"]) -> Float[Tensor, "B C h w"]:
+        """What each neuron is given in every step."""
+        x = self.project(f0)
+        if self.grid != self.tokens:
+            x = x.transpose(1, 2).unflatten(2, self.tokens)
+            x = F.interpolate(x, self.grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+        return self.norm(x).transpose(1, 2).unflatten(2, self.grid)
 
 
 class SpikeReadout(nn.Module):
@@ -58,7 +68,7 @@ class SemanticAbstractEncoder(nn.Module):
     def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
         super().__init__()
         self.encoder = SpikeEncoder(config, grid)
-        stack = SpikingStack(config.abstract, (config.abstract.channels, *grid))
+        stack = SpikingStack(config.abstract, (config.abstract.channels, *self.encoder.grid))
         self.readout = SpikeReadout(config, stack.output_shape[0])
         self.output_grid = stack.output_shape[1:]
         self.stack: nn.Module = stack

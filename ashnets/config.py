@@ -28,6 +28,9 @@ class AbstractConfig:
     """T, time steps per sample."""
     channels: int = 32
     """Channels of the spike code s_in."""
+    grid: int = 0
+    """Side of the grid that is coded; 0: the tokens' own. Tokens of larger pictures are fitted to it, so that the stack
+    stays as it is."""
     convs: tuple[tuple[int, int], ...] = ((64, 2), (64, 1))
     """(channels, stride) of each 3x3 convolution."""
     dense: tuple[int, ...] = (128,)

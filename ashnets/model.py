@@ -22,7 +22,8 @@ class Inputs:
     """One batch on its device. Texts are captions or questions; several may belong to one image.
 
     images [B, 3, H, W], normalised; view the same images augmented anew, or None; tokens of M texts; text_image [M]
-    the index of each text's image; image_ids [B], equal for images that are the same; answers [M], -1 for one that the
+    the index of each text's image; image_ids [B], equal for images that are the same; picture_ids, the same for each
+    image of a pair by itself, or None where images are not in pairs; answers [M], -1 for one that the
     model cannot give, or None; scores [M, A], what each answer that it can give is worth, 0 to 1, or None. Where
     texts are about pairs, the two images of one follow each other, B counts pairs and the first axis is 2 B.
     """
@@ -31,6 +32,7 @@ class Inputs:
     tokens: Tokens
     text_image: Int[Tensor, " M"]
     image_ids: Int[Tensor, " B"]
+    picture_ids: Int[Tensor, " P"] | None = None
     view: Float[Tensor, "B 3 H W"] | None = None
     answers: Int[Tensor, " M"] | None = None
     scores: Float[Tensor, "M A"] | None = None

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from train.stages import load_split, new_run, ranking_of, train_run
 CODES = 512
 COUNTED = 256  # test images whose synaptic operations are counted
 BOTH = "both"
-ALONE = ("ann", "ann_equal")
+ALONE = ("ann", "ann_scl", "ann_equal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,9 @@ def deepened(model: ModelConfig) -> ModelConfig:
 VARIANTS: dict[str, Variant] = {
     BOTH: Variant(about="both branches"),
     "ann": Variant(about="r = 0: the artificial network alone", model=_fusion(r=0.0), train=_without("scl", "stua")),
+    "ann_scl": Variant(
+        about="r = 0, the spiking contrast teaches the stem alone", model=_fusion(r=0.0), train=_without("stua")
+    ),
     "ann_equal": Variant(
         about="the same, deeper, with at least as many parameters", model=deepened, train=_without("scl", "stua")
     ),
@@ -109,20 +112,25 @@ def used_parameters(model: ModelConfig) -> int:
 
 def ablate(
     out: Path,
-    tasks: Sequence[Task],
+    tasks: Sequence[str],
     variants: Sequence[str],
     seeds: int,
     device: torch.device,
     *,
     model: ModelConfig,
     steps: int | None = None,
+    chain: bool = False,
 ) -> list[Row]:
-    """Train every variant on retrieval, and from there on the other tasks; test them. steps: of each training, by
-    default the recipes'. What is done is kept in `out`, so that an interrupted table goes on."""
+    """Train every variant on retrieval, and from there on the other tasks; test them. What is done is kept in `out`, so
+    that an interrupted table goes on.
+
+    tasks: names, or NAME:DATASET for other data than the task has at hand. chain: each starts where the one before it
+    ended. steps: of each training, by default the recipes'.
+    """
     for name in variants:
         if name not in VARIANTS:
             raise UserError(f"there is no variant '{name}'; choose from {', '.join(VARIANTS)}")
-    unknown = [task for task in tasks if task not in get_args(Task)]
+    unknown = [task for task in tasks if task.partition(":")[0] not in get_args(Task)]
     if unknown or not tasks:
         raise UserError(f"tasks are {', '.join(tasks) or 'none'}; choose from {', '.join(get_args(Task))}")
     rows = []
@@ -130,18 +138,22 @@ def ablate(
         for name in variants:
             changed = VARIANTS[name]
             config = RunConfig(model=changed.model(model), train=changed.train(_recipe("retrieval", seed, steps)))
-            first = _trained(out / f"{name}-{seed}" / "retrieval", config, None, device)
+            start = first = _trained(out / f"{name}-{seed}" / "retrieval", config, None, device)
             for task in tasks:
                 run = first
                 if task != "retrieval":
-                    config = replace(first.config, train=_recipe(task, seed, steps))
-                    run = _trained(out / f"{name}-{seed}" / task, config, first, device)
+                    config = replace(start.config, train=changed.train(_recipe(task, seed, steps)))
+                    run = _trained(out / f"{name}-{seed}" / task.replace(":", "-"), config, start, device)
+                    start = run if chain else first
                 rows.append(_row(run, name, seed, task, device))
     return rows
 
 
-def _recipe(task: Task, seed: int, steps: int | None) -> TrainConfig:
-    train = pretrain_recipe() if task == "retrieval" else for_task(finetune_recipe(), task)
+def _recipe(task: str, seed: int, steps: int | None) -> TrainConfig:
+    kind, _, dataset = task.partition(":")
+    train = pretrain_recipe() if kind == "retrieval" else for_task(finetune_recipe(), cast(Task, kind))
+    if dataset:
+        train = replace(train, dataset=dataset)
     if steps is not None:
         train = replace(train, steps=steps, warmup=min(train.warmup, steps), save_every=steps)
     return replace(train, seed=seed)
@@ -169,12 +181,12 @@ def new_config(run: Run, config: RunConfig) -> RunConfig:
     return replace(config, model=replace(config.model, fusion=fusion))
 
 
-def _row(run: Run, variant: str, seed: int, task: Task, device: torch.device) -> Row:
+def _row(run: Run, variant: str, seed: int, task: str, device: torch.device) -> Row:
     kept = run.folder.with_suffix(".json")
     if kept.exists():
         return Row(**json.loads(kept.read_text()))
     model, data = load_model(run, "float", device), load_split(run, "test")
-    found = evaluate(task, model, data, run.codec, run.answers, ranking=ranking_of(run))
+    found = evaluate(run.config.train.task, model, data, run.codec, run.answers, ranking=ranking_of(run))
     operations = 0.0
     stack = getattr(model.abstract, "stack", None)
     if isinstance(stack, SpikingStack):

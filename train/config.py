@@ -63,6 +63,11 @@ class TrainConfig:
     """Mirror images at random. Wrong for data that says left and right."""
     erase: float = 0.0
     """Probability that a random rectangle of an image, 5 to 25% of it, is painted white."""
+    view_hue: float = 0.0
+    """Largest turn of the hue of the second view, which the spikes are to see as the same; 0.5 is any. What is left to
+    have in common is shape."""
+    view_grey: float = 0.0
+    """Probability that the second view has no colours at all."""
     neighbours: int = 0
     """Retrieval discounts pictures and captions that are near to everything, judged by so many of the nearest training
     items (CSLS); 0 for the plain cosine."""
@@ -118,16 +123,19 @@ def pretrain_recipe() -> TrainConfig:
 
 
 def finetune_recipe() -> TrainConfig:
-    """easy-VQA: answers from the cross-modal encoder."""
+    """easy-VQA: answers from the cross-modal encoder. The spikes are drawn to what a picture has in common with itself
+    in other colours, so that shape is told from colour where training never showed the two together."""
     return TrainConfig(
         task="vqa",
         dataset="easy_vqa",
-        objectives={"vqa": 1.0},
+        objectives={"vqa": 1.0, "scl": 0.5},
         steps=600,
         batch=64,
         texts_per_image=4,
         flip=True,
         crop=0.8,
+        view_hue=0.5,
+        view_grey=0.3,
         ema=0.98,
         save_every=300,
     )

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ashnets.config import ModelConfig
 from ashnets.model import Inputs, parameters
+from ashnets.objectives import OBJECTIVES
 from ashnets.text import Tokens
 from train.config import RunConfig
 from train.run import Bundle
@@ -48,7 +49,8 @@ class Cost:
 def cost(config: RunConfig, images: int = 2) -> Cost:
     """Count one training step of `images` random images. The large model takes some 10 GiB and a minute for it."""
     torch.manual_seed(0)
-    bundle = Bundle(config, answers=2 if "vqa" in config.train.task else 0).train()
+    answered = any(OBJECTIVES[name].needs_answers for name in config.train.objectives)
+    bundle = Bundle(config, answers=2 if answered else 0).train()
     inputs = random_inputs(config.model, images)
     with FlopCounterMode(display=False) as counter:
         loss_of(bundle, config, inputs).backward()

@@ -125,7 +125,7 @@ def _encoder(model: AshNet) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
     def call(images: Tensor) -> tuple[Tensor, Tensor]:
         f0, f = model.concrete(normalise(images))
-        x = encoder.norm(encoder.project(model.read_by_spikes(f0, f))).transpose(1, 2).unflatten(2, encoder.grid)
+        x = encoder.drive(model.read_by_spikes(f0, f))
         u, v, spikes = torch.zeros_like(x), torch.zeros_like(x), []
         for _ in range(encoder.steps):
             u = x + u * keep_u

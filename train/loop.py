@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from ashnets.model import Inputs, normalise
+from ashnets.model import AshNet, Inputs, normalise
 from hw.errors import UserError
 from quantize.loop import ChipInTheLoop
 from train.checkpoint import (
@@ -65,6 +65,13 @@ def augmentation(config: TrainConfig, size: int) -> v2.Transform:
     return v2.Compose(steps or [v2.Identity()])
 
 
+def recolouring(config: TrainConfig) -> list[v2.Transform]:
+    """What else happens to the second view of an image: other light, and other colours or none where asked for."""
+    saturation = 0.5 if config.view_hue else 0.0
+    steps: list[v2.Transform] = [v2.ColorJitter(0.3, 0.3, saturation, config.view_hue)]
+    return [*steps, v2.RandomGrayscale(config.view_grey)] if config.view_grey else steps
+
+
 class Trainer:
     """Holds what a run needs in memory. `train` goes on from the newest checkpoint to the end."""
 
@@ -97,11 +104,13 @@ class Trainer:
             self.images_by_id.setdefault(train_data.image_id(i), []).append(i)
         size = run.config.model.concrete.image_size
         self.augment = augmentation(self.config, size)
-        self.augment_view = v2.Compose([self.augment, v2.ColorJitter(brightness=0.3, contrast=0.3)])
+        self.augment_view = v2.Compose([self.augment, *recolouring(self.config)])
 
     def load_weights(self, weights: Tensors) -> None:
-        """Start from the weights of another run: all that has the same name and shape. The answer head may differ."""
+        """Start from the weights of another run: all that has the same name and shape. The answer head may differ, and
+        the image size, to which position embeddings are fitted."""
         own = self.bundle.state_dict()
+        weights = weights | fitted_positions(self.bundle.model, weights)
         fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
         if not any(k.startswith("model.concrete.") for k in fitting):
             raise UserError(
@@ -147,6 +156,7 @@ class Trainer:
             tokens=self.run.codec.encode(batch.texts).to(self.device),
             text_image=torch.from_numpy(batch.text_image).to(self.device),
             image_ids=torch.from_numpy(ids).to(self.device),
+            picture_ids=torch.from_numpy(picture_ids(batch, ids)).to(self.device),
             answers=self._answers(batch) if batch.answers else None,
             scores=self._scores(batch) if "vqa_soft" in self.bundle.objectives else None,
         )
@@ -234,6 +244,24 @@ class Trainer:
         if self.config.ema:
             self.ema = {k: v.to(self.device) for k, v in checkpoint.tensors("ema").items()}
         self.step, self.history = checkpoint.step, checkpoint.history
+
+
+def picture_ids(batch: Batch, ids: np.ndarray) -> np.ndarray:
+    """int64, one for each picture of a batch: the record's, or of pairs, which share pictures, by what it shows."""
+    if len(batch.images) == len(ids):
+        return ids
+    return np.unique([picture.tobytes() for picture in batch.images], return_inverse=True)[1]
+
+
+def fitted_positions(model: AshNet, weights: Tensors) -> Tensors:
+    """The position embeddings among `weights` for the model's number of tokens, where they are of another."""
+    key, vit = "model.concrete.vit.pos_embed", model.concrete.vit
+    if key not in weights or weights[key].shape[1] == vit.pos_embed.shape[1]:
+        return {}
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    grid = list(model.concrete.grid)
+    return {key: resample_abs_pos_embed(weights[key], grid, num_prefix_tokens=vit.num_prefix_tokens)}
 
 
 def autocast(device: torch.device):

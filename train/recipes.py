@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ashnets.config import LossConfig, base, small, tiny
 from train.config import RunConfig, Task, TrainConfig, pretrain_recipe
+from train.stages import at_image_size
 
 PAPERS = {"itc_queue": 1.0, "itm": 1.0, "mlm": 1.0, "scl": 0.2, "stua": 0.2}
 
@@ -60,11 +61,10 @@ def base_4m_recipe() -> RunConfig:
     )
 
 
-def base_tuned(task: Task, data: str) -> TrainConfig:
-    """How such a model is tuned, after ALBEF: AdamW at 2e-5 (retrieval 1e-5), weight decay 0.02, and 10 epochs of
-    COCO's 566,435 captions, 8 of VQA v2's 443,757 questions, 10 of NLVR2's 86,373 pairs, 5 of SNLI-VE's 529,527
-    hypotheses, 256 of them a step, 128 pairs. ALBEF enlarges pictures to 384 px for it; here they keep their size, for
-    which the dense layers of the spiking stack are made."""
+def base_tuned(task: Task, data: str) -> RunConfig:
+    """How such a model is tuned, after ALBEF: 384 px, AdamW at 2e-5 (retrieval 1e-5), weight decay 0.02, and 10 epochs
+    of COCO's 566,435 captions, 8 of VQA v2's 443,757 questions, 10 of NLVR2's 86,373 pairs, 5 of SNLI-VE's 529,527
+    hypotheses, 256 of them a step, 128 pairs."""
     steps, images, texts, lr = {
         "retrieval": (22_130, 256, 1, 1e-5),
         "vqa": (13_870, 64, 4, 2e-5),
@@ -73,8 +73,10 @@ def base_tuned(task: Task, data: str) -> TrainConfig:
     }[task]
     answers = {"answers_from": ("train", "val"), "answers_least": 9} if task == "vqa" else {}
     objectives = {"retrieval": {"itc_queue": 1.0, "itm": 1.0}, "vqa": {"vqa_soft": 1.0}}.get(task, {"vqa": 1.0})
-    return replace(
-        base_4m_recipe().train,
+    start = base_4m_recipe()
+    model = at_image_size(start.model, 384)
+    train = replace(
+        start.train,
         task=task,
         dataset=data,
         objectives=objectives,
@@ -88,10 +90,18 @@ def base_tuned(task: Task, data: str) -> TrainConfig:
         flip=task != "nlvr2",
         **answers,
     )
+    fusion = replace(model.fusion, images=2 if task == "nlvr2" else 1)
+    return RunConfig(model=replace(model, fusion=fusion), train=train)
 
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "tiny": tiny_recipe,
     "small": small_recipe,
     "base-4m": base_4m_recipe,
+    "base-retrieval": lambda: base_tuned("retrieval", "karpathy:data/coco"),
+    "base-vqa": lambda: base_tuned("vqa", "vqa:data/vqa"),
+    "base-nlvr2": lambda: base_tuned("nlvr2", "nlvr2:data/nlvr2"),
+    "base-snli_ve": lambda: base_tuned("snli_ve", "snli_ve:data/snli_ve"),
 }
+TUNED = ("base-retrieval", "base-vqa", "base-nlvr2", "base-snli_ve")
+"""Those that start from a pre-trained run."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ashnets.config import TextConfig
+from ashnets.concrete import VisualConcreteEncoder
+from ashnets.config import ModelConfig, TextConfig
 from ashnets.model import AshNet
 from ashnets.objectives import OBJECTIVES
 from ashnets.text import TextCodec, train_lexicon, train_tokenizer
@@ -48,6 +49,21 @@ def train_codec(data: ImageTextData, sources: list[ImageTextData], config: TextC
     of_id = {data.image_id(i): " ".join(data.texts(i)) for i in reversed(range(len(data)))}
     tokenizer = train_tokenizer(texts, config.vocabulary, config.length)
     return TextCodec(tokenizer, train_lexicon(of_id.values(), config.lexicon))
+
+
+def at_image_size(model: ModelConfig, size: int) -> ModelConfig:
+    """The same model for pictures of another size: more tokens, and as many of them coded as before, so that the
+    spiking stack is the same."""
+    with torch.device("meta"):
+        grid = VisualConcreteEncoder(model).grid[0]
+    patch = model.concrete.image_size // grid
+    if size % patch or size < patch:
+        raise UserError(f"--image-size {size}: the model looks at patches of {patch} px; give a multiple of {patch}")
+    return replace(
+        model,
+        concrete=replace(model.concrete, image_size=size),
+        abstract=replace(model.abstract, grid=model.abstract.grid or grid),
+    )
 
 
 def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> Run:

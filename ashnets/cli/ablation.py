@@ -9,16 +9,16 @@ import tyro
 from ashnets.cli.common import Device, done
 from ashnets.cli.models import Preset
 from ashnets.config import PRESETS
-from train.config import Task
 
 
 def ablate(
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     /,
-    tasks: tuple[Task, ...] = ("retrieval", "vqa"),
+    tasks: tuple[str, ...] = ("retrieval", "vqa:easy_vqa_new"),
     variants: tuple[str, ...] = (),
     seeds: int = 3,
     steps: int | None = None,
+    chain: bool = False,
     preset: Preset = "tiny",
     device: Device = "auto",
     json: bool = False,
@@ -26,7 +26,10 @@ def ablate(
     """Train variants of the model over seeds with equal budgets, and print what each part is worth. All runs are kept
     in the folder OUT; the same command goes on where it was interrupted.
 
-    variants: both, ann (r = 0), ann_equal (the same with as many parameters), spikes, codebook, no_scl, no_stua,
+    tasks: retrieval, vqa, nlvr2, snli_ve, or NAME:DATASET for other data than a task has at hand. chain: each starts
+    where the one before it ended; by default, where retrieval did.
+
+    variants: both, ann (r = 0), ann_scl, ann_equal (with as many parameters), spikes, codebook, no_scl, no_stua,
     text_spike, reads_concrete, t1, t2, t8; by default all. steps: of each training, by default the recipes'.
     """
     from hw.artifact import staged_file
@@ -35,7 +38,9 @@ def ablate(
     from train.run import choose_device
 
     chosen = variants or tuple(VARIANTS)
-    rows = run_ablation(out, tasks, chosen, seeds, choose_device(device), model=PRESETS[preset](), steps=steps)
+    rows = run_ablation(
+        out, tasks, chosen, seeds, choose_device(device), model=PRESETS[preset](), steps=steps, chain=chain
+    )
     text = table(rows)
     path = out / "ablation.txt"
     with staged_file(path) as temporary:

@@ -68,6 +68,8 @@ def finetune(
     train: TrainConfig = finetune_recipe(),  # noqa: B008  (frozen)
     task: Task | None = None,
     data: str | None = None,
+    config: Path | None = None,
+    image_size: int | None = None,
     spikes_alone: float | None = None,
     device: Device = "auto",
     json: bool = False,
@@ -78,20 +80,26 @@ def finetune(
     has at hand; by default what --train says, which is vqa on easy_vqa. data: instead, a folder of annotations and
     pictures in an official format, or FORMAT:FOLDER; see 'ashnets data check'.
 
+    config: a file that 'ashnets recipe' wrote, instead of --train. image_size: of the pictures, by default SOURCE's.
+
     spikes_alone: probability that an image is seen by its spikes alone; 1 for a model without the artificial encoder.
     """
     from train.run import open_run
-    from train.stages import new_run
+    from train.stages import at_image_size, new_run
 
     start = open_run(source)
     model = start.config.model
+    if config is not None:
+        given = read_config(config)
+        model, train = given.model, given.train
     if task is not None:
         train = for_task(train, task)
     train = on_folder(train, data)
+    if image_size is not None:
+        model = at_image_size(model, image_size)
     if spikes_alone is not None:
         model = replace(model, fusion=replace(model.fusion, spikes_alone=spikes_alone))
-    config = replace(start.config, model=model, train=train)
-    made = new_run(run, config, start.codec)
+    made = new_run(run, replace(start.config, model=model, train=train), start.codec)
     return _train(made, device, json, init=start, next_step=f"ashnets quantize {run}")
 
 

@@ -10,20 +10,24 @@ from hw.errors import UserError
 
 
 def recipe(
-    name: Annotated[Literal["tiny", "small", "base-4m"], tyro.conf.Positional],
+    name: Annotated[
+        Literal["tiny", "small", "base-4m", "base-retrieval", "base-vqa", "base-nlvr2", "base-snli_ve"],
+        tyro.conf.Positional,
+    ],
     /,
     out: Path | None = None,
     cost: bool = False,
     json: bool = False,
 ) -> int:
-    """Write a whole configuration to the file --out, to be edited and passed to 'ashnets train RUN --config FILE'.
+    """Write a whole configuration to the file --out, to be edited and passed to 'ashnets train RUN --config FILE', or
+    to 'ashnets finetune SOURCE RUN --config FILE' where a recipe starts from a pre-trained run.
 
     cost: count a real step of two images, and say what training costs on paper: parameters, operations, memory,
     GPU-hours.
     """
     from hw.artifact import write_json
     from train.config import to_dict
-    from train.recipes import RECIPES
+    from train.recipes import RECIPES, TUNED
 
     config = RECIPES[name]()
     if out is None and not cost:
@@ -39,5 +43,6 @@ def recipe(
             )
     if out is not None:
         write_json(out, to_dict(config))
-        print(f"wrote {out}\nnext: ashnets train RUN --config {out}")
+        command = "finetune SOURCE RUN" if name in TUNED else "train RUN"
+        print(f"wrote {out}\nnext: ashnets {command} --config {out}")
     return done(values, json)

@@ -35,7 +35,8 @@ class SpikingContrast(Objective):
         if inputs.view is None:
             raise ValueError("scl needs a second view of each image; Inputs.view is None")
         z, z_view = self.embed(vision.s_out), self.embed(model.spikes(inputs.view))
-        same = inputs.image_ids[:, None] == inputs.image_ids[None, :]
+        ids = inputs.image_ids if inputs.picture_ids is None else inputs.picture_ids
+        same = ids[:, None] == ids[None, :]
         temperature = self.temperature()
         logits = z @ z_view.T / temperature
         negatives = hard_negatives(z, z_view.detach(), same, temperature, self.losses)

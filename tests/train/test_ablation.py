@@ -50,6 +50,33 @@ def test_a_table_that_was_interrupted_goes_on_and_other_settings_are_refused(tmp
         ablate(tmp_path, ("retrieval",), ("more",), 1, CPU, model=MICRO)
 
 
+@pytest.mark.parametrize("chain", [False, True])
+def test_each_task_starts_from_retrieval_or_in_a_chain_from_the_one_before(chain, tmp_path, short, monkeypatch):
+    started = []
+    real = ablation.train_run
+
+    def spy(run, device, progress, init):
+        started.append((run.folder.name, init and init.folder.name))
+        assert ("scl" in run.config.train.objectives) == (run.folder.parent.name == "both-0")
+        return real(run, device, progress, init)
+
+    def recipe(task, seed, steps):
+        made = micro_config(task, steps=1, save_every=1).train
+        return replace(made, objectives={**made.objectives, "scl": 1.0})
+
+    monkeypatch.setattr(ablation, "train_run", spy)
+    monkeypatch.setattr(ablation, "_recipe", recipe)
+    ablate(tmp_path, ("vqa", "nlvr2"), ("both", "no_scl"), 1, CPU, model=MICRO, chain=chain)
+    once = [("retrieval", None), ("vqa", "retrieval"), ("nlvr2", "vqa" if chain else "retrieval")]
+    assert started == 2 * once
+
+
+def test_a_task_may_name_its_data():
+    made = ablation._recipe("vqa:easy_vqa_new", 3, None)
+    assert (made.task, made.dataset, made.seed) == ("vqa", "easy_vqa_new", 3)
+    assert ablation._recipe("snli_ve", 0, None).dataset == "easy_snli_ve"
+
+
 def test_where_r_is_zero_the_answer_is_that_of_the_artificial_network_and_stays_so():
     model = AshNet(VARIANTS["ann"].model(MICRO), 3)
     images = torch.rand(2, 3, 32, 32)

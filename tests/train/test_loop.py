@@ -70,6 +70,20 @@ def test_an_interrupted_run_ends_with_the_bits_of_the_uninterrupted_one(task, ch
     assert steps == [1, 2, 3, 4, 5, 6]  # nothing logged twice
 
 
+def test_the_second_view_alone_is_shown_in_other_colours(tmp_path, few_records):
+    views = []
+    for name, changes in (("as it is", {}), ("hue", {"view_hue": 0.5}), ("grey", {"view_grey": 1.0})):
+        run = new_run(tmp_path / name, micro_config("vqa", objectives={"vqa": 1.0, "scl": 1.0}, **changes))
+        given = Trainer(run, load_split(run, "train"), load_split(run, "val"), CPU).inputs(0)
+        views.append((given.images, given.view))
+    (plain, view), (hue, turned), (grey, without) = views
+    assert torch.equal(plain, hue)
+    assert torch.equal(plain, grey)
+    assert (view - turned).abs().amax((1, 2, 3)).gt(0.3).any()
+    assert torch.equal(without, without[:, :1].expand_as(without))
+    assert not torch.equal(view[:, 0], view[:, 1])
+
+
 def test_a_run_with_averaged_encoders_is_quantized_without_them(tmp_path, few_records):
     source = train_run(
         new_run(tmp_path / "float", micro_config("retrieval", steps=2, objectives=EVERY, losses=HARD)), CPU

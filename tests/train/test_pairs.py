@@ -15,6 +15,7 @@ from train.data import collate, load
 from train.evaluate import evaluate_answers
 from train.export import export_run
 from train.joints import verify_run
+from train.loop import Trainer, picture_ids
 from train.run import load_model
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
 
@@ -30,6 +31,27 @@ def test_the_two_images_of_a_pair_follow_each_other_in_a_batch(few_records):
         np.testing.assert_array_equal(batch.images[k], data.image(i)[side].transpose(2, 0, 1))
     assert batch.text_image.tolist() == [0, 1]
     assert data.text_ids(3) == ("train-0-3-0",)
+
+
+def test_a_picture_that_two_pairs_share_is_the_same_to_the_spiking_contrast(few_records, tmp_path):
+    data = load("few_pairs", "train", 32)
+    batch = collate(data, [3, 7], np.random.default_rng(0), None)
+    shared = replace(batch, images=batch.images[[0, 1, 1, 3]])
+    ids = picture_ids(shared, np.array([5, 9]))
+    assert len(set(ids)) == 3
+    assert ids[1] == ids[2]
+    alone = replace(batch, images=batch.images[:2])
+    assert picture_ids(alone, np.array([5, 9])).tolist() == [5, 9]
+    trained = micro_config("nlvr2", objectives={"vqa": 1.0, "scl": 1.0})
+    run = new_run(tmp_path / "run", trained)
+    trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), CPU)
+    given = trainer.inputs(0)
+    vision = trainer.bundle.model.vision(given.images)
+    loss = trainer.bundle.objectives["scl"]
+    of_all = [loss(trainer.bundle.model, replace(given, picture_ids=i), vision, torch.empty(0))[0] for i in (
+        given.picture_ids, torch.zeros(16, dtype=torch.long))]  # fmt: skip
+    assert given.picture_ids.shape == (16,)
+    assert of_all[1] < of_all[0]  # nothing is a negative where all are the same
 
 
 def test_tokens_of_a_pair_stand_in_one_row_and_no_pair_sees_another():
