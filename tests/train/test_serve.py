@@ -14,7 +14,7 @@ from PIL import Image
 from ashnets.cli import main
 from hw.errors import UserError
 from hw.simulate import open_backend
-from tests.conftest import micro_config, shorten
+from tests.conftest import MICRO, micro_config, shorten
 from train.evaluate import evaluate_answers, evaluate_retrieval
 from train.metrics.retrieval import Similarities
 from train.run import load_model, run_program
@@ -191,11 +191,15 @@ def test_a_taken_port_and_wrong_runs_are_refused(folders, few_records, tmp_path,
         assert main(["serve", str(folders["vqa"]), "--port", port]) == 2
     pairs = new_run(tmp_path / "pairs", micro_config("nlvr2"))
     assert main(["serve", str(pairs.folder)]) == 2
+    coded = replace(MICRO, abstract=replace(MICRO.abstract, codebook=8))
+    config = replace(micro_config("vqa"), model=coded)
+    assert main(["serve", str(new_run(tmp_path / "coded", config).folder)]) == 2
     assert main(["serve", str(folders["vqa"]), str(folders["vqa"])]) == 2
     assert main(["serve"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert any(f"port {port} of 127.0.0.1: Address already in use" in line for line in lines)
     assert any("reads pairs of pictures" in line for line in lines)
+    assert any("holds a codebook where spikes would be" in line for line in lines)
     assert any("is a second run for the same task" in line for line in lines)
 
 

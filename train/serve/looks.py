@@ -164,9 +164,11 @@ def open_looks(
     answers: Answers | None = None
     for folder in folders:
         run = open_run(folder)
-        task, config = run.config.train.task, run.config
+        config, task = run.config, run.config.train.task
         if config.model.fusion.images > 1:
             raise UserError(f"{folder}: reads pairs of pictures, the page shows one; use 'ashnets evaluate {folder}'")
+        if config.model.abstract.codebook:
+            raise UserError(f"{folder}: holds a codebook where spikes would be; there are none to show")
         if (search if task == "retrieval" else answers) is not None:
             raise UserError(f"{folder}: is a second run for the same task; give one that retrieves, one that answers")
         data = load(dataset or config.train.dataset, split, config.model.concrete.image_size)

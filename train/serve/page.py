@@ -106,7 +106,8 @@ def _find(gr: Any, search: Search) -> None:
     @_told(gr)
     def find(text: str, stack: str) -> tuple[list[tuple[np.ndarray, str]], list[int], str]:
         nearest = search.pictures(_given(text, "a text"), stack, SHOWN)
-        pictures = [(search.data.image(i), f"{cosine:.2f}  {search.data.texts(i)[0]}") for i, cosine in nearest]
+        named = [(i, "  ".join((f"{cosine:.2f}", *search.data.texts(i)[:1]))) for i, cosine in nearest]
+        pictures = [(search.data.image(i), name) for i, name in named]
         first = nearest[0][0]
         return pictures, [i for i, _ in nearest], _drawn(search, search.data.image(first), stack, "the first picture")
 
@@ -137,7 +138,7 @@ def _caption(gr: Any, search: Search, examples: list[str]) -> None:
 
 def _ask(gr: Any, answers: Answers, examples: list[str]) -> None:
     stack = _switch(gr, answers)
-    question = answers.data.texts(0)[0]
+    question = next((text for i in range(len(answers.data)) for text in answers.data.texts(i)), "")
     with gr.Row():
         picture = _picture(gr, examples)
         with gr.Column():
