@@ -23,7 +23,7 @@ class Inputs:
 
     images [B, 3, H, W], normalised; view the same images augmented anew, or None; tokens of M texts; text_image [M]
     the index of each text's image; image_ids [B], equal for images that are the same; picture_ids, the same for each
-    image of a pair by itself, or None where images are not in pairs; answers [M], -1 for one that the
+    image of a pair by itself, or None where no objective asks; answers [M], -1 for one that the
     model cannot give, or None; scores [M, A], what each answer that it can give is worth, 0 to 1, or None. Where
     texts are about pairs, the two images of one follow each other, B counts pairs and the first axis is 2 B.
     """

@@ -156,35 +156,6 @@ def evaluate_retrieval(
     """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all
     their captions. ranking: by default the plain cosine of one view. Where the matching head ranks again, 'itc_tr@K'
     and the like are what similarity alone gives."""
-    near, text_image, rates = similarities(model, data, codec, samples=samples, ranking=ranking, progress=progress)
-    ids = [data.image_id(i) for i in range(len(near.images))]
-    others: dict[str, float] = {}
-    if ranking and ranking.again:
-        plain, ranked = rank_again(near, ids, text_image, ranking.again, _matcher(model, data, codec, len(ids)))
-        others = plain.recalls(prefix="itc_")
-    else:
-        ranked = rank(near, ids, text_image)
-    metrics = ranked.recalls()
-    mean = float(np.mean(list(metrics.values())))
-    return Evaluation(
-        metrics={**metrics, "mean_recall": mean, **others, **rates},
-        predictions=ranked.first,
-        similarities=near,
-    )
-
-
-@torch.no_grad()
-def similarities(
-    model: AshNet,
-    data: ImageTextData,
-    codec: TextCodec,
-    *,
-    samples: int | None = None,
-    ranking: Ranking | None = None,
-    progress: Progress | None = None,
-) -> tuple[Similarities, np.ndarray, dict[str, float]]:
-    """How near the first `samples` images and their captions are to each other, the image of each caption, and firing
-    rates."""
     rates, many = _Rates(), ranking is not None and ranking.views
     queried = list(image_batches(data, samples))
     images, texts, text_image = _embeddings(model, data, codec, queried, rates, progress, many)
@@ -196,7 +167,21 @@ def similarities(
         known_images, known_texts, _ = _embeddings(model, ranking.data, codec, batches, _Rates())
         hubs["image_hub"] = hubness(images, known_texts, ranking.neighbours)
         hubs["text_hub"] = hubness(texts, known_images, ranking.neighbours)
-    return Similarities(images=images, texts=texts, **hubs), text_image, rates.metrics()
+    near = Similarities(images=images, texts=texts, **hubs)
+    ids = [data.image_id(i) for i in range(len(images))]
+    others: dict[str, float] = {}
+    if ranking and ranking.again:
+        plain, ranked = rank_again(near, ids, text_image, ranking.again, _matcher(model, data, codec, len(images)))
+        others = plain.recalls(prefix="itc_")
+    else:
+        ranked = rank(near, ids, text_image)
+    metrics = ranked.recalls()
+    mean = float(np.mean(list(metrics.values())))
+    return Evaluation(
+        metrics={**metrics, "mean_recall": mean, **others, **rates.metrics()},
+        predictions=ranked.first,
+        similarities=near,
+    )
 
 
 def embed_picture(model: AshNet, pixels: Tensor, many: bool) -> np.ndarray:

@@ -156,7 +156,7 @@ class Trainer:
             tokens=self.run.codec.encode(batch.texts).to(self.device),
             text_image=torch.from_numpy(batch.text_image).to(self.device),
             image_ids=torch.from_numpy(ids).to(self.device),
-            picture_ids=torch.from_numpy(picture_ids(batch, ids)).to(self.device),
+            picture_ids=torch.from_numpy(picture_ids(batch, ids)).to(self.device) if needs_view else None,
             answers=self._answers(batch) if batch.answers else None,
             scores=self._scores(batch) if "vqa_soft" in self.bundle.objectives else None,
         )

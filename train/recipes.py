@@ -94,14 +94,16 @@ def base_tuned(task: Task, data: str) -> RunConfig:
     return RunConfig(model=replace(model, fusion=fusion), train=train)
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {
-    "tiny": tiny_recipe,
-    "small": small_recipe,
-    "base-4m": base_4m_recipe,
+TUNED: dict[str, Callable[[], RunConfig]] = {
     "base-retrieval": lambda: base_tuned("retrieval", "karpathy:data/coco"),
     "base-vqa": lambda: base_tuned("vqa", "vqa:data/vqa"),
     "base-nlvr2": lambda: base_tuned("nlvr2", "nlvr2:data/nlvr2"),
     "base-snli_ve": lambda: base_tuned("snli_ve", "snli_ve:data/snli_ve"),
 }
-TUNED = ("base-retrieval", "base-vqa", "base-nlvr2", "base-snli_ve")
 """Those that start from a pre-trained run."""
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "tiny": tiny_recipe,
+    "small": small_recipe,
+    "base-4m": base_4m_recipe,
+    **TUNED,
+}

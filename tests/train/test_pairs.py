@@ -48,8 +48,11 @@ def test_a_picture_that_two_pairs_share_is_the_same_to_the_spiking_contrast(few_
     given = trainer.inputs(0)
     vision = trainer.bundle.model.vision(given.images)
     loss = trainer.bundle.objectives["scl"]
-    of_all = [loss(trainer.bundle.model, replace(given, picture_ids=i), vision, torch.empty(0))[0] for i in (
-        given.picture_ids, torch.zeros(16, dtype=torch.long))]  # fmt: skip
+    same = torch.zeros(16, dtype=torch.long)
+    of_all = [
+        loss(trainer.bundle.model, replace(given, picture_ids=ids), vision, torch.empty(0))[0]
+        for ids in (given.picture_ids, same)
+    ]
     assert given.picture_ids.shape == (16,)
     assert of_all[1] < of_all[0]  # nothing is a negative where all are the same
 

@@ -32,9 +32,15 @@ def page(story: Story) -> str:
     return document(story.title, headline(story), [part for make in SECTIONS if (part := make(story)) is not None])
 
 
+def style_sheet(package: str) -> str:
+    """How rasters look, and a package's own style around them."""
+    sheets = (("train.report", "raster.css"), (package, "style.css"))
+    return "\n".join(resources.files(p).joinpath(name).read_text(encoding="utf-8") for p, name in sheets)
+
+
 def document(title: str, header: Markup, parts: Sequence[Section]) -> str:
     """A page of sections under a header, with links to them."""
-    style = resources.files("train.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = style_sheet("train.report")
     head = el(
         "head",
         el("meta", charset="utf-8"),

@@ -1,7 +1,7 @@
 """What a page can ask of a run, without the page: pictures by text, captions by picture, answers, and spikes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from hw.errors import UserError
 from hw.simulate import Backend, Result, open_backend
 from quantize.verify import mismatching_spikes
 from train.data import ImageTextData, load
-from train.evaluate import Progress, embed_picture, similarities
+from train.evaluate import embed_picture, evaluate_retrieval
 from train.metrics.retrieval import Similarities
 from train.run import Run, load_model, open_run, run_program
 from train.stages import ranking_of
@@ -74,7 +74,7 @@ class Look:
         return _flat({"input": given, **found}, sum(mismatching_spikes(found, truth).values()))
 
     def _batch(self, picture: np.ndarray) -> Tensor:
-        return normalise(torch.from_numpy(picture).permute(2, 0, 1)[None].to(self.device))
+        return normalise(_tensor(picture)[None].to(self.device))
 
 
 class _Remembering:
@@ -104,17 +104,17 @@ class Search(Look):
     def __init__(self, run: Run, data: ImageTextData, device: torch.device) -> None:
         super().__init__(run, data, device)
         self.indices: dict[str, Similarities] = {}
-        self.ranking = ranking_of(run)
-        texts = [(text, i) for i in range(len(data)) for text in data.texts(i)]
-        self.texts, self.owners = [text for text, _ in texts], [i for _, i in texts]
+        ranking = ranking_of(run)
+        self.ranking = replace(ranking, again=0) if ranking else None  # the matching head is not asked
+        self.texts = [text for i in range(len(data)) for text in data.texts(i)]
 
-    def index(self, stack: str, progress: Progress | None = None) -> Similarities:
+    def index(self, stack: str) -> Similarities:
         """The embeddings of the split as a stack sees it."""
         key = "program" if stack == "Lava" else stack
         if key not in self.indices:
-            self.indices[key], *_ = similarities(
-                self.model(key), self.data, self.run.codec, ranking=self.ranking, progress=progress
-            )
+            found = evaluate_retrieval(self.model(key), self.data, self.run.codec, ranking=self.ranking).similarities
+            assert found is not None  # retrieval has them
+            self.indices[key] = found
         return self.indices[key]
 
     @torch.no_grad()
@@ -132,7 +132,7 @@ class Search(Look):
     def captions(self, picture: np.ndarray, stack: str, count: int) -> list[tuple[str, float]]:
         """(caption, cosine) of the nearest captions, none twice."""
         many = self.ranking is not None and self.ranking.views
-        query = embed_picture(self.model(stack), torch.from_numpy(picture).permute(2, 0, 1), many)
+        query = embed_picture(self.model(stack), _tensor(picture), many)
         index = self.index(stack)
         order = np.argsort(-index.of_image(query), kind="stable")
         found: dict[str, float] = {}
@@ -177,6 +177,11 @@ def open_looks(
         else:
             answers = Answers(run, data, device)
     return search, answers
+
+
+def _tensor(picture: np.ndarray) -> Tensor:
+    """uint8 [3, H, W]."""
+    return torch.from_numpy(picture).permute(2, 0, 1)
 
 
 def _numpy(layers: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,13 @@ from hw.images import decode_image
 from train.data.base import require
 from train.report.examples import strips
 from train.report.markup import count, el
+from train.report.page import style_sheet
 from train.serve.looks import Answers, Look, Search, Spikes
 
 SHOWN = 12  # pictures found
 TOLD = 8  # captions found, and pictures of the data to try
+# One request at a time: torch and Lava take all cores by themselves.
+_ALONE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 MOST = "20mb"  # of an uploaded picture
 _FONT, _MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # gradio's own are fetched from Google
 _SWITCH = "Spiking stack"
@@ -85,7 +87,7 @@ def served(
             max_file_size=MOST,
             footer_links=[],
             theme=gr.themes.Default(font=_FONT, font_mono=_MONO),
-            css=resources.files("train.serve").joinpath("style.css").read_text(encoding="utf-8"),
+            css=style_sheet("train.serve"),
         )
         try:
             yield address, blocks.block_thread
@@ -98,9 +100,13 @@ def _find(gr: Any, search: Search) -> None:
     text = gr.Textbox(label="Text", placeholder="a red heart", lines=1, max_length=1000)
     go = gr.Button("Find", variant="primary")
     gallery = gr.Gallery(
-        label=f"Nearest of {count(len(search.data))} pictures", columns=6, height="auto", object_fit="contain",
-        buttons=[], allow_preview=False,
-    )  # fmt: skip
+        label=f"Nearest of {count(len(search.data))} pictures",
+        columns=6,
+        height="auto",
+        object_fit="contain",
+        buttons=[],
+        allow_preview=False,
+    )
     found, spikes = gr.State([]), gr.HTML(label="Spikes")
 
     @_told(gr)
@@ -154,10 +160,6 @@ def _ask(gr: Any, answers: Answers, examples: list[str]) -> None:
 
     for trigger in (go.click, text.submit):
         trigger(ask, [picture, text, stack], [told, spikes], **_ALONE)
-
-
-# One request at a time: torch and Lava take all cores by themselves.
-_ALONE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
 def _switch(gr: Any, look: Look) -> Any:
