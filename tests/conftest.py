@@ -46,6 +46,7 @@ def cut(name: str, split: str, image_size: int, count: int) -> ArrayData:
         all_texts=tuple(data.texts(i) for i in range(count)),
         all_answers=tuple(data.answers(i) for i in range(count)) if data.answers(0) else (),
         all_ids=tuple(data.text_ids(i) for i in range(count)),
+        all_kinds=tuple(data.kinds(i) for i in range(count)) if data.kinds(0) else (),
     )
 
 

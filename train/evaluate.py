@@ -107,7 +107,7 @@ def evaluate_answers(
     alone tell.
     """
     device = next(model.parameters()).device
-    ids, votes, predictions, scores, rates = [], [], [], [], _Rates()
+    ids, votes, kinds, predictions, scores, rates = [], [], [], [], [], _Rates()
     batches = list(image_batches(data, samples))
     pictures = (images_of(data, [(i + shuffle_images) % len(data) for i in indices], device) for indices in batches)
     for indices, vision in zip(batches, visions(model, pictures), strict=True):
@@ -120,6 +120,7 @@ def evaluate_answers(
         predictions.append(logits.argmax(1))
         ids += [name for i in indices for name in data.text_ids(i)]
         votes += [said for i in indices for said in data.votes(i)]
+        kinds += [kind for i in indices for kind in data.kinds(i) or [""] * len(data.texts(i))]
         if progress:
             progress(indices.stop, len(data) if samples is None else min(samples, len(data)))
     given = np.concatenate(predictions)
@@ -127,7 +128,8 @@ def evaluate_answers(
     metrics: dict[str, float] = {"questions": float(len(given)), **rates.metrics()}
     if judged:
         chosen = [answers[given[k]] for k in judged]
-        metrics = METRICS[task]([ids[k] for k in judged], [votes[k] for k in judged], chosen) | metrics
+        asked = [ids[k] for k in judged], [votes[k] for k in judged], chosen, [kinds[k] for k in judged]
+        metrics = METRICS[task](*asked) | metrics
     return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores), names=ids)
 
 

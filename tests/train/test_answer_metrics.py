@@ -90,18 +90,24 @@ def test_results_are_what_the_server_takes(tmp_path):
 def test_a_sentence_is_consistent_only_if_it_is_right_over_every_pair():
     ids = ["dev-4-0-0", "dev-4-1-0", "dev-4-2-0", "dev-4-0-1", "dev-7-0-0"]
     right = [("True",), ("False",), ("True",), ("True",), ("True",)]
-    found = with_consistency(ids, right, ["True"] * 5)
+    found = with_consistency(ids, right, ["True"] * 5, [""] * 5)
     assert found == {"accuracy": 80.0, "consistency": pytest.approx(200 / 3)}
-    assert with_consistency(ids, right, [said[0] for said in right])["consistency"] == 100
+    assert with_consistency(ids, right, [said[0] for said in right], [""] * 5)["consistency"] == 100
 
 
 def test_each_class_has_its_own_accuracy():
     right = [("entailment",), ("neutral",), ("neutral",), ("contradiction",)]
-    found = by_class(["a", "b", "c", "d"], right, ["entailment", "neutral", "contradiction", "neutral"])
+    found = by_class(list("abcd"), right, ["entailment", "neutral", "contradiction", "neutral"], [""] * 4)
     assert found == {
         "accuracy": 50.0, "accuracy_contradiction": 0.0, "accuracy_entailment": 100.0, "accuracy_neutral": 50.0
     }  # fmt: skip
-    assert exact(["a"], [("yes",)], ["no"]) == by_votes(["a"], [("yes",)], ["no"]) == {"accuracy": 0.0}
+
+
+def test_lone_annotators_are_judged_by_answer_type_too():
+    votes = [("yes",), ("no",), ("red",), ("red",)]
+    found = by_votes(list("abcd"), votes, ["yes", "yes", "red", "blue"], ["yes/no", "yes/no", "color", ""])
+    assert found == {"accuracy": 50.0, "accuracy_yes/no": 50.0, "accuracy_color": 100.0}
+    assert by_votes(["a"], [("yes",)], ["no"], [""]) == exact([("yes",)], ["no"]) == {"accuracy": 0.0}
 
 
 def test_several_annotators_are_evaluated_as_the_official_script_does(tmp_path, few_records):
@@ -114,4 +120,8 @@ def test_several_annotators_are_evaluated_as_the_official_script_does(tmp_path, 
     said = [votes for of in split for votes in of]
     wanted = sum(accuracy(g, v) for g, v in zip(given, said, strict=True)) / len(given)
     assert asked.metrics["accuracy"] == round(100 * wanted, 2)
+    kinds = [kind for i in range(len(data)) for kind in data.kinds(i)]
+    for kind in ("yes/no", "shape", "color"):
+        of = [accuracy(g, v) for g, v, its in zip(given, said, kinds, strict=True) if its == kind]
+        assert asked.metrics[f"accuracy_{kind}"] == round(100 * sum(of) / len(of), 2)
     assert load("few_vqa", "test", 32).fingerprint != replace(data, all_votes=split).fingerprint

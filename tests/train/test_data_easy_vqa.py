@@ -77,3 +77,15 @@ def test_another_size_averages_areas_of_the_original(splits, cache):
 def test_loading_again_gives_the_same_records(splits, cache):
     assert load("easy_vqa", "val", 64, cache).fingerprint == splits["val"].fingerprint
     assert len({data.fingerprint for data in splits.values()}) == 3
+
+
+def test_each_question_tells_what_kind_of_answer_it_asks_for(splits):
+    test = splits["test"]
+    kinds: dict[str, set[str]] = {}
+    for i in range(len(test)):
+        for kind, answer in zip(test.kinds(i), test.answers(i), strict=True):
+            kinds.setdefault(kind, set()).add(answer)
+    assert kinds["yes/no"] == {"yes", "no"}
+    assert kinds["shape"] == {"circle", "rectangle", "triangle"}
+    assert kinds["color"] == {"black", "gray", "teal", "green", "yellow", "red", "blue", "brown"}
+    assert len(kinds) == 3

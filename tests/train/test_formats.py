@@ -215,9 +215,11 @@ def test_annotators_disagree_and_the_answer_to_learn_is_in_its_official_form(tmp
     assert data.answers(0) == ("2", "yes")
     assert data.votes(0)[1][:4] == ("yes", "no", "yes", "Yes.")
     assert data.text_ids(0) == ("1000", "1001")
+    assert data.kinds(0) == ("number", "yes/no")
     test = load(str(tmp_path), "test", 8)
     assert test.answers(0) == ()
     assert test.votes(0) == ((), ())
+    assert test.kinds(0) == ()
 
 
 def test_texts_of_any_script_come_through(tmp_path):
@@ -303,6 +305,7 @@ def test_several_data_sets_are_one_and_their_ids_never_meet(tmp_path):
     for i, (part, k) in enumerate([(one, k) for one in parts for k in range(len(one))]):
         np.testing.assert_array_equal(data.image(i), part.image(k))
         assert data.text_ids(i) == part.text_ids(k)
+        assert data.kinds(i) == part.kinds(k) == ()
     assert len(load(name, "test", 8)) == 1  # only Karpathy's has one
     assert load(name, "val", 8).fingerprint != data.fingerprint
 

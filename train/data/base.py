@@ -71,6 +71,10 @@ class ImageTextData(Protocol):
         """What the data set calls each text: question_id, identifier, pairID."""
         ...
 
+    def kinds(self, i: int) -> tuple[str, ...]:
+        """The type of answer that each question asks for, as VQA v2's yes/no, number, other; () where nothing tells."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ArrayData:
@@ -86,6 +90,7 @@ class ArrayData:
     all_answers: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () for caption data
     all_votes: tuple[tuple[tuple[str, ...], ...], ...] = field(repr=False, default=())  # () for one vote each
     all_ids: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () for IMAGE_ID#NUMBER
+    all_kinds: tuple[tuple[str, ...], ...] = field(repr=False, default=())  # () where nothing tells
 
     def __post_init__(self) -> None:
         n, size = len(self.rows), self.image_size
@@ -96,7 +101,7 @@ class ArrayData:
             raise ValueError(f"{self.name}: {n} rows, {len(self.image_ids)} image ids, {len(self.all_texts)} texts")
         if self.all_answers and [len(a) for a in self.all_answers] != [len(t) for t in self.all_texts]:
             raise ValueError(f"{self.name}: every question needs one answer")
-        for what, given in (("id", self.all_ids), ("set of votes", self.all_votes)):
+        for what, given in (("id", self.all_ids), ("set of votes", self.all_votes), ("kind", self.all_kinds)):
             if given and [len(a) for a in given] != [len(t) for t in self.all_texts]:
                 raise ValueError(f"{self.name}: every text needs one {what}")
 
@@ -124,6 +129,9 @@ class ArrayData:
         if self.all_ids:
             return self.all_ids[i]
         return tuple(f"{self.image_id(i)}#{k}" for k in range(len(self.texts(i))))
+
+    def kinds(self, i: int) -> tuple[str, ...]:
+        return self.all_kinds[i] if self.all_kinds else ()
 
     @property
     def fingerprint(self) -> str:

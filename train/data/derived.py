@@ -95,6 +95,7 @@ def easy_vqa_new(
         image_ids=tuple(whole.image_ids[i] for i in kept),
         all_texts=tuple(whole.all_texts[i] for i in kept),
         all_answers=tuple(whole.all_answers[i] for i in kept),
+        all_kinds=tuple(whole.all_kinds[i] for i in kept),
     )
 
 

@@ -45,6 +45,7 @@ def easy_vqa(split: str, image_size: int, cache: Path | None = None, progress: P
         image_ids=tuple(f"{part}/{numbers[row]}" for row in rows),
         all_texts=tuple(tuple(question for question, _ in asked[numbers[row]]) for row in rows),
         all_answers=tuple(tuple(answer for _, answer in asked[numbers[row]]) for row in rows),
+        all_kinds=tuple(tuple(_kind(*pair) for pair in asked[numbers[row]]) for row in rows),
     )
 
 
@@ -72,6 +73,12 @@ def package_part(part: str) -> tuple[Any, dict[int, str]]:
     if part == "test":
         return package.get_test_questions(), package.get_test_image_paths()
     return package.get_train_questions(), package.get_train_image_paths()
+
+
+def _kind(question: str, answer: str) -> str:
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "color" if "color" in question else "shape"
 
 
 def _rank(number: int) -> str:

@@ -55,6 +55,10 @@ class JoinedData:
         _, part, k = self._of(i)
         return part.text_ids(k)
 
+    def kinds(self, i: int) -> tuple[str, ...]:
+        _, part, k = self._of(i)
+        return part.kinds(k)
+
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(" ".join(part.fingerprint for part in self.parts).encode()).hexdigest()

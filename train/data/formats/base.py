@@ -40,12 +40,13 @@ class RecordError(Exception):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
     """One caption, question, sentence or hypothesis. votes: what every annotator answered, () where nobody was asked.
-    answer: the one to learn from."""
+    answer: the one to learn from. kind: the type of answer that is asked for, where the file tells."""
 
     text: str
     name: str = ""
     answer: str = ""
     votes: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(slots=True)

@@ -60,6 +60,10 @@ class FileData:
     def text_ids(self, i: int) -> tuple[str, ...]:
         return tuple(text.name or f"{self.image_id(i)}#{k}" for k, text in enumerate(self.records[i].texts))
 
+    def kinds(self, i: int) -> tuple[str, ...]:
+        found = tuple(text.kind for text in self.records[i].texts)
+        return found if any(found) else ()
+
     @property
     def fingerprint(self) -> str:
         """Over ids, texts, answers, and the pictures' places and sizes in bytes."""

@@ -84,6 +84,9 @@ class ShardData:
     def text_ids(self, i: int) -> tuple[str, ...]:
         return (self.image_id(i),)
 
+    def kinds(self, i: int) -> tuple[str, ...]:
+        return ()
+
     @property
     def fingerprint(self) -> str:
         """Over the names of the shards and where their samples lie."""

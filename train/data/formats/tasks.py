@@ -49,22 +49,24 @@ def read_vqa(root: Path, split: str) -> Found:
             said = tuple(string(one, "answer") for one in value(row, "answers", list))
             if not said:
                 raise RecordError("'answers' is empty; every question needs an annotator")
-            answered[name] = (name_of(row, "image_id"), string(row, "multiple_choice_answer"), said)
+            kind = string(row, "answer_type") if "answer_type" in row else ""
+            answered[name] = (name_of(row, "image_id"), string(row, "multiple_choice_answer"), said, kind)
 
         found.each(path, json_rows(path, "annotations"), keep, "annotation")
 
     def take(row: Any, where: str) -> None:
         name, image = name_of(row, "question_id"), name_of(row, "image_id")
-        answer, said = "", ()
+        answer, said, kind = "", (), ""
         if annotations:
             if name not in answered:
                 raise RecordError(f"question '{name}' has no annotation in {annotations[0].name}", "missing")
-            its, common, said = answered.pop(name)
+            its, common, said, kind = answered.pop(name)
             if its != image:
                 raise RecordError(f"question '{name}' is about image {image}, its annotation about {its}")
             answer = normalise_answer(common)
         picture = pictures.find(f"COCO_{subset}_{int(image):012d}.jpg" if image.isdecimal() else image)
-        found.add(image, (picture,), Text(text=string(row, "question"), name=name, answer=answer, votes=said), where)
+        text = Text(text=string(row, "question"), name=name, answer=answer, votes=said, kind=kind)
+        found.add(image, (picture,), text, where)
 
     found.each(questions, json_rows(questions, "questions"), take, "question")
     if answered:
