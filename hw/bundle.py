@@ -6,7 +6,8 @@
     BUNDLE/ {manifest.json, encode.onnx, readout.onnx, text.onnx, image.onnx, [answer.onnx], program/,
              tokenizer.json, lexicon.json}
 
-`train.export` writes it. B images, M texts, N tokens, T steps, L visual tokens, D width, K embedding, A answers.
+`train.export` writes it. B images, M texts, N tokens, T steps, L visual tokens, D width, K embedding, A answers. Where
+texts are about pairs, the images of one follow each other and so do their tokens: V' is [B / 2, 2 L, D] there.
 """
 
 import re
@@ -93,19 +94,21 @@ def _session(path: Path) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class OpenBundle:
     """A bundle that is ready to be asked. answers: in the order of the logits; none for a network that compares texts
-    with images. image_size: height and width of the images, in pixels."""
+    with images. image_size: height and width of the images, in pixels. images: how many of them a text is about."""
 
     models: HostModels
     chip: Backend
     codec: TextCodec
     answers: list[str]
     image_size: int
+    images: int = 1
 
     def see(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [B, 3, H, W], RGB -> V' [B, L, D]."""
+        """uint8 [B, 3, H, W], RGB -> V' [B, L, D], of pairs [B / 2, 2 L, D]."""
         f, spikes = self.models.run("encode", images=images)
         s_out = self.chip.run(spikes.astype(np.uint8)).output
-        return self.models.run("readout", spikes=s_out.astype(np.float32), f=f)[0]
+        v = self.models.run("readout", spikes=s_out.astype(np.float32), f=f)[0]
+        return v.reshape(-1, self.images * v.shape[1], v.shape[2])
 
     def logits(self, v: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Answer logits [M, A] of questions about V' [M, L, D], one row for each."""
@@ -118,11 +121,16 @@ class OpenBundle:
         z = self.models.run("text", **self.codec.encode(texts)._asdict())[1]
         return self.models.run("image", v=v)[0] @ z.T
 
-    def ask(self, image: Path, texts: Sequence[str], top: int) -> list[dict[str, Any]]:
-        """What the network says of a picture. With answers, for each text {"text", "answers": the `top` likeliest as
-        {"answer", "probability"}}; without, the `top` texts nearest to the picture as {"text", "similarity"}."""
+    def ask(self, images: Sequence[Path], texts: Sequence[str], top: int) -> list[dict[str, Any]]:
+        """What the network says of a picture, or of a pair. With answers, for each text {"text", "answers": the `top`
+        likeliest as {"answer", "probability"}}; without, the `top` texts nearest to the picture as {"text",
+        "similarity"}."""
         _check_question(texts, top)
-        pixels = decode_image(image, self.image_size).transpose(2, 0, 1)[None]
+        if len(images) != self.images:
+            raise UserError(
+                f"--image has {len(images)} pictures; give {self.images}, which a text of this bundle is about"
+            )
+        pixels = np.stack([decode_image(image, self.image_size).transpose(2, 0, 1) for image in images])
         if not self.answers:
             scores = self.similarities(self.see(pixels), texts)[0]
             return [{"text": texts[i], "similarity": float(scores[i])} for i in np.argsort(-scores)[:top]]
@@ -155,15 +163,18 @@ def open_bundle(folder: Path, backend: str = "reference", keys: Path | None = No
     folder of keys for remote workers."""
     check_backend(backend)
     meta = open_artifact(folder, KIND).meta
-    answers, size = meta.get("answers"), meta.get("image_size")
-    if not isinstance(answers, list) or type(size) is not int or size < 1:
-        raise UserError(f"{folder / 'manifest.json'}: says no answers and image_size; export the bundle anew")
+    answers, size, images = meta.get("answers"), meta.get("image_size"), meta.get("images", 1)
+    if not isinstance(answers, list) or type(size) is not int or size < 1 or images not in (1, 2):
+        raise UserError(
+            f"{folder / 'manifest.json'}: says no answers, image_size and images (1 or 2); export the bundle anew"
+        )
     return OpenBundle(
         models=HostModels(folder),
         chip=open_backend(backend, load_program(folder / "program"), keys),
         codec=read_codec(folder),
         answers=answers,
         image_size=size,
+        images=images,
     )
 
 

@@ -24,7 +24,7 @@ from ashnets.model import AshNet, normalise
 from ashnets.text import TextCodec, Tokens
 from hw.artifact import staged_artifact, write_json
 from hw.bundle import KIND, HostModels, OpenBundle, read_codec
-from hw.errors import BackendError, UserError
+from hw.errors import BackendError
 from hw.program_file import save_program
 from hw.simulate import open_backend
 from train.evaluate import image_batches, pixels_of
@@ -58,10 +58,8 @@ def export_run(run: Run, folder: Path, *, bundle: bool, samples: int | None = No
     something else than torch; nothing is left of the folder then.
     """
     program, model = run_program(run), load_model(run, "qat", torch.device("cpu"))
-    if run.config.model.fusion.images > 1:
-        raise UserError(f"{run.folder}: its texts are about pairs of images, host models take one; export the program")
-    size = run.config.model.concrete.image_size
-    meta: dict[str, Any] = {"answers": run.answers, "image_size": size, "opset": OPSET}
+    size, shown = run.config.model.concrete.image_size, run.config.model.fusion.images
+    meta: dict[str, Any] = {"answers": run.answers, "image_size": size, "images": shown, "opset": OPSET}
     with staged_artifact(folder, KIND if bundle else HOST, meta) as temporary:
         for name, part in host_parts(model, run.codec).items():
             write_part(model, part, temporary / f"{name}.onnx")
@@ -75,6 +73,7 @@ def export_run(run: Run, folder: Path, *, bundle: bool, samples: int | None = No
             codec=read_codec(temporary),
             answers=run.answers,
             image_size=size,
+            images=shown,
         )
         meta["checked"] = check(run, model, opened, samples)
         meta["bytes"] = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
@@ -236,7 +235,8 @@ def check(run: Run, model: AshNet, opened: OpenBundle, samples: int | None) -> d
         s_out = opened.chip.run(vision.s_in.numpy().astype(np.uint8)).output
         if wrong := int(np.count_nonzero(s_out != vision.s_out.numpy())):
             raise BackendError(f"the program gives {wrong} of {s_out.size} spikes otherwise than the quantized stack")
-        tally.add("V'", host("readout", spikes=vision.s_out.numpy(), f=vision.f.numpy())[0], vision.v)
+        v = host("readout", spikes=vision.s_out.numpy(), f=vision.f.numpy())[0]
+        tally.add("V'", v.reshape(vision.v.shape), vision.v)
         tally.add("image embedding", host("image", v=vision.v.numpy())[0], model.embed_images(vision.v))
         texts = [text for i in indices for text in data.texts(i)]
         tokens = run.codec.encode(texts)
@@ -246,7 +246,7 @@ def check(run: Run, model: AshNet, opened: OpenBundle, samples: int | None) -> d
         w_torch = model.text(tokens)
         tally.add("W", w, w_torch)
         tally.add("text embedding", z, model.embed_texts(w_torch, tokens))
-        tally.images += len(indices)
+        tally.images += len(pixels)
         tally.questions += len(texts)
         if run.answers:
             rows = [k for k, i in enumerate(indices) for _ in data.texts(i)]

@@ -57,14 +57,14 @@ def _export_host(source: Path, folder: Path, format: str, samples: int | None, j
         "program spike or answer"
     )
     if format == "bundle":
-        line += f"\nnext: ashnets run {folder} --image PICTURE --text TEXT"
+        line += f"\nnext: ashnets run {folder} --image {' '.join(['PICTURE'] * meta['images'])} --text TEXT"
     return done({"run": str(source), "out": str(folder), "format": format, **meta}, json, line)
 
 
 def run(
     bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")],
     /,
-    image: Path,
+    image: tuple[Path, ...],
     text: tuple[str, ...],
     backend: str = "reference",
     top: int = 5,
@@ -74,7 +74,8 @@ def run(
     """Ask a BUNDLE about a picture; torch is not needed. It answers each text, or, made of a run that only retrieves,
     sorts the texts by their likeness to the picture.
 
-    top: how many answers, or texts, are told. backend: what runs the spiking program. keys: for remote workers.
+    image: the picture, or the two of a pair where the run learned from pairs. top: how many answers, or texts, are
+    told. backend: what runs the spiking program. keys: for remote workers.
     """
     from hw.bundle import open_bundle
 
@@ -86,7 +87,9 @@ def run(
         print(result["text"])
         for found in result["answers"]:
             print(f"{found['probability']:7.4f}  {found['answer']}")
-    return done({"bundle": str(bundle), "image": str(image), "backend": backend, "results": results}, json)
+    return done(
+        {"bundle": str(bundle), "images": [str(path) for path in image], "backend": backend, "results": results}, json
+    )
 
 
 def _program(source: Path) -> Any:

@@ -128,7 +128,7 @@ def test_a_bundle_of_a_run_that_retrieves_sorts_texts_as_torch_does(tmp_path, fe
     assert meta["checked"]["images"] == 5
     assert not (tmp_path / "bundle" / "answer.onnx").exists()
     texts = ["a cat", "two red circles", "flag"]
-    results = open_bundle(tmp_path / "bundle").ask(picture, texts, top=2)
+    results = open_bundle(tmp_path / "bundle").ask([picture], texts, top=2)
     model, tokens = load_model(run, "qat", CPU), run.codec.encode(texts)
     with torch.no_grad():
         z = model.embed_images(
@@ -225,6 +225,30 @@ def test_a_changed_or_missing_file_is_refused_by_name(name, bundle, tmp_path):
     (copy / name).unlink()
     with pytest.raises(UserError, match=f"{name}: listed in the manifest and missing"):
         open_bundle(copy)
+
+
+def test_a_bundle_about_pairs_answers_from_two_files_as_torch_does(tmp_path, few_records, capsys):
+    run, bundle = quantized(tmp_path, "nlvr2"), tmp_path / "bundle"
+    checked = export_run(run, bundle, bundle=True)["checked"]
+    assert (checked["images"], checked["texts"], checked["mismatching_input_spikes"]) == (80, 40, 0)
+    data, files = load_split(run, "test"), [tmp_path / "left.png", tmp_path / "right.png"]
+    for path, pixels in zip(files, data.image(0), strict=True):
+        Image.fromarray(pixels).save(path)
+    for shown in (files, files[::-1]):
+        texts = [data.texts(0)[0], "both are red"]
+        arguments = ["run", str(bundle), "--image", *map(str, shown), "--text", *texts, "--json"]
+        assert main(arguments) == 0
+        results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+        pixels = torch.from_numpy(np.stack([np.array(Image.open(path)) for path in shown])).permute(0, 3, 1, 2)
+        model = load_model(run, "qat", CPU)
+        with torch.no_grad():
+            tokens, v = run.codec.encode(texts), model.vision(normalise(pixels)).v
+            truth = model.answer(model.text(tokens), tokens.padding, v.expand(2, -1, -1)).softmax(1)
+        for result, row in zip(results, truth, strict=True):
+            found = {answer["answer"]: answer["probability"] for answer in result["answers"]}
+            np.testing.assert_allclose([found[answer] for answer in run.answers], row, atol=1e-5)
+    assert main(["run", str(bundle), "--image", str(files[0]), "--text", "both are red"]) == 2
+    assert capsys.readouterr().err == "ashnets: --image has 1 pictures; give 2, which a text of this bundle is about\n"
 
 
 def test_bad_input_is_one_line(vqa, bundle, picture, tmp_path, capsys):
