@@ -97,14 +97,8 @@ class AshNet(nn.Module):
 
     def code(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
         """s_in alone: what the spiking stack is given."""
-        return self.abstract.encoder(self._seen(images))
-
-    def spikes(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
-        """s_out alone: what the abstract encoder sees in the images."""
-        return self.abstract(self._seen(images))[1]
-
-    def _seen(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
-        return self.concrete(images)[1] if self.config.abstract.reads == "concrete" else self.concrete.stem(images)
+        concrete = self.config.abstract.reads == "concrete"
+        return self.abstract.encoder(self.concrete(images)[1] if concrete else self.concrete.stem(images))
 
     def embed_images(self, v: Float[Tensor, "B L D"]) -> Float[Tensor, "B K"]:
         return self.image_head(v.mean(1))

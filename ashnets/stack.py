@@ -2,6 +2,8 @@
 ...]."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -134,6 +136,20 @@ def synaptic_operations(stack: LayerStack, s_in: Tensor) -> float:
             )
             total += float(met.sum())
     return total / s_in.shape[1]
+
+
+@contextmanager
+def layer_rates(stack: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block, the mean firing rate of each layer with neurons is added to a list as spikes run through a
+    float or quantized stack, with its gradient."""
+    rates: list[Tensor] = []
+    layers = [layer for layer in stack.get_submodule("layers").children() if not isinstance(layer, nn.Flatten)]
+    hooks = [layer.register_forward_hook(lambda _, __, s: rates.append(s.mean())) for layer in layers]
+    try:
+        yield rates
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def layer_spikes(stack: nn.Module, s: Tensor) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Spiking contrastive learning (SCL): similar inputs should spike alike, and sparsely.
 
 The papers do not publish its formula; this one is ours: z = norm(g(rate)), rate the mean of s_out over time (and
-grid), positives are the second view of an image and every image with the same id, plus a penalty |rate - target| that
-keeps the spikes few. Hard samples are augmented in two ways:
+grid), positives are the second view of an image and every image with the same id, plus a penalty that keeps the spikes
+few and so the network cheap: the mean of |rate - target| over the code and every layer. Hard samples are augmented in
+two ways:
 
     weight of a negative j of image i    exp(beta cos_ij) / mean_j exp(beta cos_ij)    (Robinson et al. 2021)
     mixed negatives of image i           norm(a n_j + (1 - a) n_k), a uniform, n_j and n_k of its hardest negatives
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from ashnets.config import LossConfig, ModelConfig
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective, Temperature, info_nce
+from ashnets.stack import layer_rates
 
 
 class SpikingContrast(Objective):
-    """InfoNCE between the spike rates of two views, plus `rate_weight` * |mean rate - `rate_target`|."""
+    """InfoNCE between the spike rates of two views, plus `rate_weight` * mean over layers |rate - `rate_target`|."""
 
     needs_view = True
 
@@ -34,15 +36,17 @@ class SpikingContrast(Objective):
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if inputs.view is None:
             raise ValueError("scl needs a second view of each image; Inputs.view is None")
-        z, z_view = self.embed(vision.s_out), self.embed(model.spikes(inputs.view))
+        s_in, stack = model.code(inputs.view), model.abstract.stack
+        with layer_rates(stack) as rates:
+            s_out = stack(s_in)
+        z, z_view = self.embed(vision.s_out), self.embed(s_out)
         ids = inputs.image_ids if inputs.picture_ids is None else inputs.picture_ids
         same = ids[:, None] == ids[None, :]
         temperature = self.temperature()
         logits = z @ z_view.T / temperature
         negatives = hard_negatives(z, z_view.detach(), same, temperature, self.losses)
         loss = info_nce(logits, same, negatives)
-        rate = torch.stack([vision.s_in.mean(), vision.s_out.mean()])
-        distance = (rate - self.losses.rate_target).abs().mean()
+        distance = (torch.stack([s_in.mean(), *rates]) - self.losses.rate_target).abs().mean()
         return loss + self.losses.rate_weight * distance, {"contrast": loss.detach()}
 
     def embed(self, s: Tensor) -> Tensor:

@@ -52,7 +52,6 @@ def test_the_abstract_encoder_codes_what_the_config_says(micro, reads):
         read = {"stem": vision.f0, "concrete": vision.f}[reads]
         assert torch.equal(model.abstract.encoder(read), vision.s_in)
         assert torch.equal(model.code(images), vision.s_in)
-        assert torch.equal(model.spikes(images), vision.s_out)
 
 
 def test_padding_of_a_question_does_not_change_its_answer(micro):

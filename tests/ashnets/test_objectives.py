@@ -14,6 +14,7 @@ from ashnets.objectives import OBJECTIVES
 from ashnets.objectives.base import info_nce
 from ashnets.objectives.itm import hard_pairs
 from ashnets.objectives.scl import hard_negatives
+from ashnets.stack import layer_spikes
 from tests.ashnets.batches import inputs, tokens
 
 
@@ -56,6 +57,18 @@ def test_stua_teaches_the_stack_and_the_text_nothing(micro, mode):
     assert model.abstract.readout.project.weight.grad.abs().sum() > 0
     seen = model.concrete.vit.patch_embed.blocks[0].weight.grad
     assert (seen is None) == (mode == "text_spike")  # which looks at no picture
+
+
+def test_the_spiking_contrast_draws_the_code_and_every_layer_to_the_target_rate(micro):
+    model, batch = AshNet(micro, 5).eval(), inputs(micro)
+    vision, stack = model.vision(batch.images), model.abstract.stack
+    objective = OBJECTIVES["scl"](micro, LossConfig(rate_target=0.3, rate_weight=2.0))
+    loss, logs = objective(model, batch, vision, model.text(batch.tokens))
+    s_in = model.code(batch.view)
+    rates = torch.stack([s_in.mean(), *(s.mean() for s in layer_spikes(stack, s_in).values())])
+    assert len(rates) == 1 + len(stack.neural_layers) > 2
+    torch.testing.assert_close(loss, logs["contrast"] + 2 * (rates - 0.3).abs().mean())
+    assert not any(layer._forward_hooks for layer in stack.neural_layers.values())
 
 
 def test_pairs_of_the_same_image_are_never_negatives():
