@@ -3,17 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
 from ashnets.model import AshNet
-from hw.errors import UserError
 from tests.ashnets.batches import tokens
 from tests.conftest import MICRO, micro_config
 from train.data import collate, load
 from train.evaluate import evaluate_answers
-from train.export import export_run
 from train.joints import verify_run
 from train.loop import Trainer, picture_ids
 from train.run import load_model
@@ -100,8 +97,6 @@ def test_pairs_are_trained_quantized_and_verified_like_single_images(tmp_path, f
     assert {"accuracy", "consistency", "questions"} <= found[0].metrics.keys()
     (joint,) = verify_run(made, {"reference": 8}, CPU)
     assert joint.total == 0
-    with pytest.raises(UserError, match="about pairs of images"):
-        export_run(made, tmp_path / "bundle", bundle=True)
 
 
 def test_a_model_of_single_images_becomes_one_of_pairs_when_it_is_tuned_on_them(tmp_path, few_records):
