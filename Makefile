@@ -1,5 +1,5 @@
 # make demo   the whole line on real data, about half an hour on two cores, ends with runs/demo/report.html
-# make test   lint, types and tests, about twenty minutes
+# make test   lint, types and tests, about ten minutes
 # Both set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
 
 PYTHON ?= python3
@@ -24,11 +24,14 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
 demo: setup
 	$(BIN)/ashnets demo
 
+# Two tests at a time, each on one thread; a file's tests stay together, since they share what takes long to make.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: lint .stock-lava/.ready .nir-consumers/.ready
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # Lava as it was released, with Python 3.10 (a version or a path) and the packages that it pins: ours is compared with it.
 .stock-lava/.ready: | $(UV)

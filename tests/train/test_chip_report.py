@@ -18,7 +18,7 @@ from hw.program_file import save_program
 from hw.simulate import open_backend
 from tests.conftest import micro_config
 from tests.hw.strategies import cases
-from tests.train.test_report import HOSTILE, Reader
+from tests.train.html_reader import HOSTILE, Reader
 from train.report.chip import summary, write_chip_report
 from train.report.chip_figures import before_reset
 from train.report.chip_page import chip_page

@@ -1,7 +1,6 @@
 import base64
 import io
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -9,141 +8,12 @@ from PIL import Image
 
 from hw.errors import UserError
 from quantize.verify import Joint
+from tests.train.html_reader import HOSTILE, META, Reader
+from tests.train.stories import EMPTY, joint, picture, run_summary, story
 from train.report import write_report
-from train.report.figures import raster, sorted_by_first_spike, thinned
 from train.report.markup import VOID
 from train.report.page import SECTIONS, page
-from train.report.story import AnswerExample, RetrievalExample, RunSummary, SpikeExample, Story
-
-HOSTILE = "<script>alert(1)</script>\" onload='x'&amp;"
-META = {"meta", "img"}
-
-
-class Reader(HTMLParser):
-    """Every element with its attributes, the text outside of <style>, and whether the tags nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.text = self.style = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, {key: value or "" for key, value in attrs}))
-        if tag not in META:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, {key: value or "" for key, value in attrs}))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] == ["style"]:
-            self.style += data
-        else:
-            self.text += " " + data
-
-    def with_class(self, name):
-        return [attrs for _, attrs in self.elements if name in attrs.get("class", "").split()]
-
-    def all(self, tag):
-        return [attrs for found, attrs in self.elements if found == tag]
-
-
-def picture(value: int = 90, size: int = 8) -> np.ndarray:
-    return np.full((size, size, 3), value, np.uint8)
-
-
-def joint(mismatches: int = 0, compared: int = 4096) -> Joint:
-    return Joint(
-        left="lava",
-        right="reference",
-        samples=23,
-        mismatches={"conv1": 0, "dense1": mismatches},
-        compared={"conv1": compared, "dense1": compared // 8},
-    )
-
-
-def run_summary() -> RunSummary:
-    log = [
-        {"step": step, "split": "train", "loss": 3.0 / step, "itc": 2.0 / step, "scl": 0.1, "rate_in": 0.2, "rate": 0.1}
-        for step in (10, 20, 30)
-    ]
-    return RunSummary(
-        name="pretrain",
-        config={
-            "model": {"abstract": {"steps": 4, "convs": [[64, 2]], "dense": [128]}, "concrete": {"image_size": 48}},
-            "train": {
-                "task": "retrieval",
-                "objectives": {"itc": 1.0, "scl": 0.2},
-                "steps": 731,
-                "batch": 37,
-                "lr": 3e-4,
-                "seed": 917,
-            },
-            "quantizer": "int8",
-        },
-        data={"name": "openmoji", "images": 3456, "texts": 7654, "fingerprint": "c0ffee"},
-        log=log,
-        history=[{"step": 0, "score": 1.5, "mean_recall": 1.5}, {"step": 30, "score": 27.25, "mean_recall": 27.25}],
-        best_step=30,
-    )
-
-
-def story(**changes) -> Story:
-    rng = np.random.default_rng(0)
-    fields = {
-        "title": "A story",
-        "environment": {"torch": "2.10.9", "machine": "an abacus"},
-        "runs": [run_summary()],
-        "accuracies": [
-            ("float", 96.84, "before"),
-            ("QAT", 95.73, "int8 weights"),
-            ("program", 94.62, "integers"),
-            ("question only", 67.0, "no picture"),
-            ("shuffled images", 61.51, "another picture"),
-        ],
-        "questions": 9673,
-        "retrieval": {"tr@1": 9.1, "tr@10": 38.2, "ir@10": 36.4, "mean_recall": 23.9, "firing_rate": 0.1134},
-        "concepts": 250,
-        "joints": [joint()],
-        "rates": {"input": 0.2213, "dense1": 0.0961},
-        "spikes": [
-            SpikeExample(
-                image=picture(), caption="a blue circle", layers={"conv1": rng.integers(0, 2, (4, 50), np.uint8)}
-            )
-        ],
-        "answers": [
-            AnswerExample(
-                image=picture(), question="which shape?", right="circle", top=[("circle", 0.831), ("blue", 0.112)]
-            ),
-            AnswerExample(
-                image=picture(), question="which colour?", right="teal", top=[("red", 0.527), ("blue", 0.244)]
-            ),
-        ],
-        "retrievals": [
-            RetrievalExample(query=picture(), found=[("a fish", False), ("a hat", True)]),
-            RetrievalExample(query="a watermelon", found=[(picture(1), False), (picture(2), False)]),
-        ],
-    }
-    return Story(**(fields | changes))
-
-
-EMPTY = Story(
-    title="Nothing yet",
-    environment={},
-    runs=[],
-    accuracies=[],
-    questions=0,
-    retrieval={},
-    concepts=0,
-    joints=[],
-    rates={},
-)
+from train.report.story import AnswerExample, RetrievalExample, SpikeExample
 
 
 @pytest.fixture(scope="module")
@@ -335,31 +205,6 @@ def test_the_best_reference_is_a_line_through_the_bars(whole):
     assert len(whole.with_class("hatched")) == 2
     without = Reader(page(story(accuracies=[("float", 96.8, "")])))
     assert not [attrs for attrs in without.with_class("bars") if "data-reference" in attrs]
-
-
-def test_rows_of_a_raster_are_the_spiking_neurons_by_first_spike():
-    spikes = np.array([[0, 1, 0, 0, 1], [1, 0, 0, 0, 1], [0, 0, 0, 1, 0]], bool)
-    expected = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], bool)
-    np.testing.assert_array_equal(sorted_by_first_spike(spikes), expected)
-
-
-@pytest.mark.parametrize("neurons", [0, 1, 7, 4096])
-def test_the_inked_area_of_a_raster_is_the_share_of_spikes(neurons):
-    spikes = np.random.default_rng(neurons).integers(0, 2, (4, neurons), np.uint8)
-    if neurons:
-        spikes[0, 0] = 1
-    drawing = Reader(raster(spikes, "spikes"))
-    marks = [attrs for attrs in drawing.all("rect") if "class" not in attrs]
-    ink = sum(float(a["height"]) * float(a.get("opacity", 1)) for a in marks) / 160
-    rows = sorted_by_first_spike(spikes.astype(bool))
-    assert ink == pytest.approx(rows.mean(0).sum() if len(rows) else 0, abs=0.02)
-    assert len(marks) <= 4 * 160
-
-
-def test_long_curves_are_averaged_and_short_ones_left_alone():
-    assert thinned([1.0, 2.0]).tolist() == [1.0, 2.0]
-    assert len(thinned(range(10_000))) == 300
-    assert thinned(range(9_000)).tolist() == [30 * i + 14.5 for i in range(300)]
 
 
 def test_the_same_story_makes_the_same_bytes():
