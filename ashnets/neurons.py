@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ashnets.kernels import lif
 from ashnets.surrogate import SURROGATES, Surrogate
 
 
@@ -98,6 +99,8 @@ def cuba_lif_backward(
 
 
 class _CubaLIF(torch.autograd.Function):
+    """All T steps by torch's own operations, for devices that there is no kernel for."""
+
     @staticmethod
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
     def forward(ctx: Any, x: Tensor, surrogate: Surrogate, *params: Tensor) -> Tensor:
@@ -106,7 +109,7 @@ class _CubaLIF(torch.autograd.Function):
         state_u = state_v = torch.zeros_like(x[0])
         for t in range(len(x)):
             state_u = torch.add(x[t], state_u * (1 - p.decay_u), out=u[t])
-            torch.add(state_u + p.bias, state_v * (1 - p.decay_v), out=v[t])
+            torch.add(state_v * (1 - p.decay_v) + state_u, p.bias, out=v[t])
             state_v = v[t] * (v[t] <= p.v_th)
         ctx.save_for_backward(u, v, *params)
         ctx.surrogate = surrogate
@@ -120,9 +123,21 @@ class _CubaLIF(torch.autograd.Function):
         return grad_x, None, *grad_p
 
 
-def cuba_lif(x: Float[Tensor, "T B *rest"], p: LIFParams, surrogate: Surrogate) -> Float[Tensor, "T B *rest"]:
-    """Spikes of all T steps from zero states, forward and backward in one pass each; equals `cuba_lif_loop`."""
-    return _CubaLIF.apply(x, surrogate, *p)
+def cuba_lif(x: Float[Tensor, "T B *rest"], p: LIFParams, surrogate: str) -> Float[Tensor, "T B *rest"]:
+    """Spikes of all T steps from zero states, forward and backward in one pass each; equals `cuba_lif_loop`.
+
+    p: each a single value, or one per channel, axis 2 of x. Where there is no kernel for x's device, torch's
+    own operations are used.
+    """
+    if x.device.type not in lif.DEVICES:
+        return cuba_lif_torch(x, p, surrogate)
+    keep_u, keep_v, v_th, bias = (value.reshape(-1) for value in (1 - p.decay_u, 1 - p.decay_v, p.v_th, p.bias))
+    return lif.lif_forward(x, keep_u, keep_v, v_th, bias, surrogate)
+
+
+def cuba_lif_torch(x: Float[Tensor, "T B *rest"], p: LIFParams, surrogate: str) -> Float[Tensor, "T B *rest"]:
+    """`cuba_lif` by torch's own operations, on any device."""
+    return _CubaLIF.apply(x, SURROGATES[surrogate], *p)
 
 
 class CubaLIF(nn.Module):
@@ -154,7 +169,7 @@ class CubaLIF(nn.Module):
         self.decay_v_logit = nn.Parameter(torch.full(size, decay_v).logit())
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("v_th", torch.tensor(v_th))
-        self.surrogate = SURROGATES[surrogate]
+        self.surrogate = surrogate
 
     def learn_threshold(self) -> None:
         """Make `v_th` a parameter. Beside weights of any size it adds nothing; beside weights of few bits it does."""

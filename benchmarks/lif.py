@@ -32,9 +32,9 @@ def step(function: Callable[..., torch.Tensor], x: torch.Tensor) -> float:
 
 
 RIVALS: dict[str, Callable[..., torch.Tensor]] = {
-    "fused": lambda x, p: cuba_lif(x, p, arctan),
+    "fused": lambda x, p: cuba_lif(x, p, "arctan"),
     "loop": lambda x, p: cuba_lif_loop(x, p, arctan),
-    "integer": lambda x, p: integer_cuba_lif(x / SCALE, SCALE, p, arctan),
+    "integer": lambda x, p: integer_cuba_lif(x / SCALE, SCALE, p, "arctan"),
 }
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ashnets.neurons import LIFParams, cuba_lif_backward
-from ashnets.surrogate import Surrogate
+from ashnets.surrogate import SURROGATES
 from hw import loihi
 
 
@@ -74,13 +74,13 @@ def integer_states(a: Int[Tensor, "T B *rest"], q: IntegerLIFParams) -> tuple[Te
 
 class _IntegerLIF(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, scale: Tensor, surrogate: Surrogate, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, a: Tensor, scale: Tensor, surrogate: str, *params: Tensor) -> Tensor:
         real = LIFParams(*params)
         q = quantize_params(real, scale)
         u, v = integer_states(a.long(), q)
         unit = scale.double() / (1 << loihi.STATE_SHIFT)
         ctx.save_for_backward((u * unit).to(a.dtype), (v * unit).to(a.dtype), scale, *dequantize_params(q, scale, real))
-        ctx.surrogate = surrogate
+        ctx.surrogate = SURROGATES[surrogate]
         return (v > (q.v_th_mant << loihi.STATE_SHIFT)).to(a.dtype)
 
     @staticmethod
@@ -91,7 +91,7 @@ class _IntegerLIF(torch.autograd.Function):
 
 
 def integer_cuba_lif(
-    a: Float[Tensor, "T B *rest"], scale: Float[Tensor, ""], p: LIFParams, surrogate: Surrogate
+    a: Float[Tensor, "T B *rest"], scale: Float[Tensor, ""], p: LIFParams, surrogate: str
 ) -> Float[Tensor, "T B *rest"]:
     """Spikes of the integer recursion for summed inputs `a` (whole numbers), with gradients to `a` and to the real
     parameters.

@@ -1,0 +1,221 @@
+"""CUBA-LIF's kernels against the plain loop: spikes, each, and gradients."""
+
+import concurrent.futures
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ashnets.kernels import cpu, lif
+from ashnets.neurons import LIFParams, cuba_lif, cuba_lif_loop, cuba_lif_torch
+from ashnets.surrogate import SURROGATES
+
+
+def params(channels: int, rank: int, per_channel: bool, dtype: torch.dtype, decays=(0.3, 0.2)) -> LIFParams:
+    """For steps [B, channels, ...] of `rank` dimensions; the bias is always one per channel."""
+    shape = (channels, *[1] * (rank - 2))
+
+    def made(value: float) -> torch.Tensor:
+        one = torch.tensor(value, dtype=dtype)
+        return (one * torch.linspace(0.5, 1, channels, dtype=dtype)).view(shape) if per_channel else one
+
+    bias = torch.linspace(-0.2, 0.3, channels, dtype=dtype).view(shape)
+    return LIFParams(made(decays[0]), made(decays[1]), made(1.0), bias)
+
+
+def run(function, x, weight, p, name):
+    """Spikes, and the gradients of x and of every parameter."""
+    x, p = x.detach().clone().requires_grad_(), LIFParams(*(value.clone().requires_grad_() for value in p))
+    s = function(x, p, name)
+    (s * weight).sum().backward()
+    return s, [x.grad, *(value.grad for value in p)]
+
+
+def loop(x, p, name):
+    return cuba_lif_loop(x, p, SURROGATES[name])
+
+
+def compare(x, p, name, rtol=1e-9, atol=1e-11, fast=cuba_lif):
+    weight = torch.randn(x.shape, dtype=x.dtype)
+    (s, grads), (s_loop, grads_loop) = (run(function, x, weight, p, name) for function in (fast, loop))
+    assert torch.equal(s, s_loop)
+    assert s.stride() == x.stride()
+    for ours, truth in zip(grads, grads_loop, strict=True):
+        assert ours.shape == truth.shape
+        assert ours.dtype == truth.dtype
+        assert torch.allclose(ours, truth, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("fast", [cuba_lif, cuba_lif_torch])
+@pytest.mark.parametrize("name", SURROGATES)
+@given(
+    steps=st.integers(1, 7),
+    decays=st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)),
+    seed=st.integers(0, 2**31),
+    per_channel=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_fast_forms_equal_the_plain_loop_in_spikes_and_gradients(fast, name, steps, decays, seed, per_channel):
+    torch.manual_seed(seed)
+    x, p = torch.randn(steps, 3, 5, dtype=torch.float64), params(5, 2, per_channel, torch.float64, decays)
+    compare(x, p, name, fast=fast)
+
+
+# The last has more columns than a tile and than a group of tiles; none is a multiple of a vector.
+SHAPES = [(1, 1), (3, 5), (2, 3, 7), (2, 3, 5, 9), (3, 70, 31, 33), (1, 3, 1, 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", ["channels first", "channels last", "with gaps"])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_any_shape_and_layout(shape, per_channel, layout, dtype):
+    x = torch.randn(4, *shape, dtype=dtype)
+    if layout == "channels last":
+        x = x.movedim(2, -1).contiguous().movedim(-1, 2)
+    elif layout == "with gaps":
+        x = torch.stack([x, x], -1)[..., 0]
+    p = params(shape[1], len(shape), per_channel, dtype)
+    rtol, atol = (1e-9, 1e-11) if dtype == torch.float64 else (1e-4, 1e-2)  # sums over 10,000 columns
+    if layout == "with gaps":
+        weight = torch.randn_like(x)
+        assert torch.equal(run(cuba_lif, x, weight, p, "arctan")[0], run(loop, x, weight, p, "arctan")[0])
+    else:
+        compare(x, p, "arctan", rtol, atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_inputs_of_16_bits_have_states_of_32(dtype):
+    x = torch.randn(6, 3, 50).to(dtype)
+    p = params(50, 2, False, torch.float32)
+    s, grads = run(cuba_lif, x, torch.ones_like(x), p, "arctan")
+    s_wide, grads_wide = run(cuba_lif, x.float(), torch.ones(x.shape), p, "arctan")
+    assert s.dtype == grads[0].dtype == dtype
+    assert torch.equal(s.float(), s_wide)
+    assert torch.equal(grads[0], grads_wide[0].to(dtype))
+    for narrow, wide in zip(grads[1:], grads_wide[1:], strict=True):
+        assert torch.equal(narrow, wide)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_every_surrogate_has_a_kernel(name):
+    assert name in cpu.SLOPES
+
+
+def test_the_number_of_threads_changes_no_bit():
+    x, p = torch.randn(4, 3, 70, 31, 33), params(70, 4, True, torch.float32)
+    weight, threads = torch.randn(x.shape), torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(run(cuba_lif, x, weight, p, "arctan"))
+    finally:
+        torch.set_num_threads(threads)
+    for s, grads in results[1:]:
+        assert torch.equal(s, results[0][0])
+        assert all(torch.equal(a, b) for a, b in zip(grads, results[0][1], strict=True))
+
+
+def test_threads_that_train_at_once_do_not_disturb_each_other():
+    x, p = torch.randn(4, 3, 70, 31, 33), params(70, 4, True, torch.float32)
+    weight = torch.randn(x.shape)
+    expected = run(cuba_lif, x, weight, p, "arctan")[1]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(run, cuba_lif, x, weight, p, "arctan") for _ in range(8)]:
+            assert all(torch.equal(a, b) for a, b in zip(future.result()[1], expected, strict=True))
+
+
+def _spikes_on_two_threads() -> int:
+    x = np.ones((4, 200_000), np.float32)
+    s = np.empty_like(x)
+    cpu.forward(x, s, [np.float32(value) for value in (0.5, 0.75, 1.0, 0.1)], 1, 2)
+    return int(s.sum())
+
+
+def _put_spikes(queue) -> None:
+    queue.put(_spikes_on_two_threads())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own():
+    expected = _spikes_on_two_threads()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_put_spikes, args=(queue,))
+    child.start()
+    try:
+        assert queue.get(timeout=60) == expected > 0
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_what_is_not_finite_stays_where_it_is():
+    x = torch.randn(5, 2, 6)
+    x[1, 0, 2], x[2, 1, 3] = torch.nan, torch.inf
+    p = params(6, 2, False, torch.float32)
+    assert torch.equal(cuba_lif(x, p, "arctan"), loop(x, p, "arctan"))
+
+
+def test_no_samples_give_no_spikes():
+    x = torch.randn(5, 0, 6, requires_grad=True)
+    cuba_lif(x, params(6, 2, False, torch.float32), "arctan").sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+
+
+def arguments(dtype=torch.float32, **changes):
+    x = torch.randn(3, 2, 4, 5, 5, dtype=dtype, requires_grad=True)
+    keep_u, keep_v, v_th = (torch.tensor([value], dtype=dtype, requires_grad=True) for value in (0.6, 0.8, 1.0))
+    bias = torch.linspace(-0.1, 0.1, 4, dtype=dtype, requires_grad=True)
+    return tuple(({"x": x, "keep_u": keep_u, "keep_v": keep_v, "v_th": v_th, "bias": bias} | changes).values())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own check
+def test_torch_knows_the_operator():
+    torch.library.opcheck(lif.lif_forward, (*arguments(), "arctan"))
+    last = torch.randn(3, 2, 5, 5, 4).movedim(-1, 2).requires_grad_()
+    torch.library.opcheck(lif.lif_forward, (*arguments(x=last), "rectangle"))
+    torch.library.opcheck(
+        lif.lif_backward, (torch.randn(3, 2, 4, 5, 5), *(a.detach() for a in arguments()), "arctan", True)
+    )
+
+
+def test_torch_compile_takes_it_whole():
+    def around(x, keep_u, keep_v, v_th, bias):
+        return lif.lif_forward(2 * x, keep_u, keep_v, v_th, bias, "arctan").mean(0) + 1
+
+    ours = arguments()
+    compiled = torch.compile(around, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*ours), around(*ours))
+    grads = [torch.autograd.grad(f(*ours).square().sum(), ours) for f in (compiled, around)]
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_gradients_are_those_of_the_recursion_where_nothing_spikes():
+    """Within the rectangle, whose slope is one, s stands for v - v_th, whose gradient torch takes numerically."""
+    x = 0.002 * torch.randn(4, 2, 3, dtype=torch.float64)
+    p = params(3, 2, True, torch.float64)
+    p = p._replace(bias=torch.zeros(3, dtype=torch.float64), v_th=torch.full((3,), 0.45, dtype=torch.float64))
+
+    def v_sum(x, *values):
+        q = LIFParams(*values)
+        u = v = torch.zeros_like(x[0])
+        total = 0.0
+        for x_t in x:
+            u = (1 - q.decay_u) * u + x_t
+            v = (1 - q.decay_v) * v + u + q.bias
+            total = total + (v - q.v_th)
+        return total.sum()
+
+    leaves = [value.clone().requires_grad_() for value in (x, *p)]
+    assert cuba_lif(x, p, "rectangle").sum() == 0
+    assert torch.autograd.gradcheck(v_sum, leaves)
+    expected = torch.autograd.grad(v_sum(*leaves), leaves)
+    found = torch.autograd.grad(cuba_lif(leaves[0], LIFParams(*leaves[1:]), "rectangle").sum(), leaves)
+    for ours, truth in zip(found, expected, strict=True):
+        assert torch.allclose(ours, truth, rtol=1e-10)
