@@ -38,6 +38,14 @@ def _at_(parameter, k):
     return lambda parameter, k: parameter
 
 
+@_inline
+def _neighbours(column, most, run, channels):
+    """The channel of a column, and how many columns from it on, at most `most`, are of this channel; or, where channels
+    lie side by side, of it and those that follow without a gap."""
+    channel = column // run % channels
+    return channel, min(channels - channel if run == 1 else run - column % run, most)
+
+
 def _spread(parameter: Any, row: np.ndarray, start: int, run: int) -> Any:
     """The parameter of each column from `start`, in `row`; or the number itself."""
 
@@ -49,17 +57,12 @@ def _spread_(parameter, row, start, run):
 
     def spread(parameter, row, start, run):
         k, n = 0, row.shape[0]
-        channel, within = divmod(start, run)
-        channel %= parameter.shape[0]
         while k < n:
+            channel, count = _neighbours(start + k, n - k, run, parameter.shape[0])
             if run == 1:
-                count = min(parameter.shape[0] - channel, n - k)
                 row[k : k + count] = parameter[channel : channel + count]
-                channel = 0
             else:
-                count = min(run - within, n - k)
                 row[k : k + count] = parameter[channel]
-                channel, within = (channel + 1) % parameter.shape[0], 0
             k += count
         return row
 
@@ -82,18 +85,13 @@ def _collect_(sums, row, parameter, start, run):
 
     def collect(sums, row, parameter, start, run):
         k, n = 0, row.shape[0]
-        channel, within = divmod(start, run)
-        channel %= parameter.shape[0]
         while k < n:
+            channel, count = _neighbours(start + k, n - k, run, parameter.shape[0])
             if run == 1:
-                count = min(parameter.shape[0] - channel, n - k)
                 for i in range(count):
                     sums[channel + i] += row[k + i]
-                channel = 0
             else:
-                count = min(run - within, n - k)
                 sums[channel] += _sum(row[k : k + count])
-                channel, within = (channel + 1) % parameter.shape[0], 0
             k += count
         row[:] = 0
 
