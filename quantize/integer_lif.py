@@ -9,11 +9,11 @@ Real and integer units of one layer with weight scale 2**e:
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from ashnets.neurons import LIFParams, cuba_lif_backward
-from ashnets.surrogate import SURROGATES
+from ashnets.kernels.lif import DEVICES, lif_backward, lif_forward
+from ashnets.neurons import LIFParams
 from hw import loihi
 
 
@@ -52,42 +52,37 @@ def dequantize_params(q: IntegerLIFParams, scale: Tensor, like: LIFParams) -> LI
     return LIFParams(*(value.to(old.dtype) for value, old in zip(values, like, strict=True)))
 
 
-def _decay(x: Tensor, decay_int: Tensor) -> Tensor:
-    return x.sign() * ((x.abs() * (loihi.DECAY_UNITY - decay_int)) >> 12)
-
-
-def integer_states(a: Int[Tensor, "T B *rest"], q: IntegerLIFParams) -> tuple[Tensor, Tensor]:
-    """u and v (before its reset) of all T steps, int64 [T, B, ...], from zero states; a is the summed input."""
-    limit = loihi.STATE_LIMIT
-    threshold = q.v_th_mant << loihi.STATE_SHIFT
-    bias = q.bias_mant << loihi.NETX_BIAS_EXP
-    us, vs = torch.empty_like(a), torch.empty_like(a)
-    u = v = torch.zeros_like(a[0])
-    for t in range(len(a)):
-        u = _decay(u, q.decay_u_int) + (a[t] << loihi.STATE_SHIFT)
-        u = torch.where(u > limit, u - 2 * limit, torch.where(u <= -limit, u + 2 * limit, u))
-        v = (_decay(v, q.decay_v_int) + u + bias).clamp(-limit + 1, limit - 1)
-        us[t], vs[t] = u, v
-        v = v * (v <= threshold)
-    return us, vs
-
-
 class _IntegerLIF(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, scale: Tensor, surrogate: str, *params: Tensor) -> Tensor:
-        real = LIFParams(*params)
-        q = quantize_params(real, scale)
-        u, v = integer_states(a.long(), q)
-        unit = scale.double() / (1 << loihi.STATE_SHIFT)
-        ctx.save_for_backward((u * unit).to(a.dtype), (v * unit).to(a.dtype), scale, *dequantize_params(q, scale, real))
-        ctx.surrogate = SURROGATES[surrogate]
-        return (v > (q.v_th_mant << loihi.STATE_SHIFT)).to(a.dtype)
+        ctx.save_for_backward(a, scale, *params)
+        ctx.surrogate = surrogate
+        return lif_forward(a, *_states_parameters(quantize_params(LIFParams(*params), scale)), surrogate, False)[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u, v, scale, *params = ctx.saved_tensors
-        grad_x, grad_p = cuba_lif_backward(grads[0], u, v, LIFParams(*params), ctx.surrogate)
-        return grad_x * scale, None, None, *grad_p
+        a, scale, *params = ctx.saved_tensors
+        q = quantize_params(LIFParams(*params), scale)
+        real = dequantize_params(q, scale, LIFParams(*params))
+        kept = [p.reshape(-1) for p in (1 - real.decay_u, 1 - real.decay_v, real.v_th, real.bias)]
+        unit = scale / (1 << loihi.STATE_SHIFT)
+        grad_x, sums = lif_backward(
+            grads[0], a, a.new_empty(0, dtype=torch.int32), *kept, ctx.surrogate, True, _states_parameters(q), unit
+        )
+        signs = (-1, -1, 1, 1)  # a decay is one minus what is kept
+        found = [sign * row[: p.numel()].view_as(p) for sign, row, p in zip(signs, sums, params, strict=True)]
+        return grad_x * scale, None, None, *found
+
+
+def _states_parameters(q: IntegerLIFParams) -> list[Tensor]:
+    """keep_u, keep_v, v_th and bias as `ashnets.kernels.lif` takes them, the last two in the unit of the states."""
+    values = (
+        loihi.DECAY_UNITY - q.decay_u_int,
+        loihi.DECAY_UNITY - q.decay_v_int,
+        q.v_th_mant << loihi.STATE_SHIFT,
+        q.bias_mant << loihi.NETX_BIAS_EXP,
+    )
+    return [value.reshape(-1).int() for value in values]
 
 
 def integer_cuba_lif(
@@ -98,4 +93,7 @@ def integer_cuba_lif(
 
     The parameters are rounded to the chip's grid inside (straight-through: the gradient passes the rounding unchanged).
     """
+    if a.device.type not in DEVICES:  # there is no kernel: on the processor
+        here = LIFParams(*(value.cpu() for value in p))
+        return integer_cuba_lif(a.cpu(), scale.cpu(), here, surrogate).to(a.device)
     return _IntegerLIF.apply(a, scale, surrogate, *p)

@@ -1,5 +1,6 @@
 """Shared pieces: a model small enough for tests, and real data cut down to a few records."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,9 @@ from ashnets.config import AbstractConfig, ConcreteConfig, FusionConfig, ModelCo
 from train.config import RunConfig, TrainConfig
 from train.data import DATASETS, load
 from train.data.base import ArrayData
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined
 
 MICRO = ModelConfig(
     width=16,

@@ -189,7 +189,7 @@ def _row(run: Run, variant: str, seed: int, task: str, device: torch.device) -> 
     found = evaluate(run.config.train.task, model, data, run.codec, run.answers, ranking=ranking_of(run))
     operations = 0.0
     stack = getattr(model.abstract, "stack", None)
-    if isinstance(stack, SpikingStack):
+    if isinstance(stack, SpikingStack) and run.config.model.fusion.r != 0:  # else no output needs the spikes
         samples = min(COUNTED, len(data))
         batches = [synaptic_operations(stack, s_in) * s_in.shape[1] for s_in in input_spikes(model, data, samples)]
         operations = sum(batches) / (samples * run.config.model.fusion.images)

@@ -2,112 +2,119 @@
 
 It computes the plain loop of `ashnets.neurons`. x is [T, B, C, ...], channels first or last in memory, and s lies as x
 does; keep_u = 1 - d_u, keep_v = 1 - d_v, v_th and bias are [1] or [C]. States are float32 where x has 16 bits. For
-the backward pass nothing is saved but these inputs.
+the backward pass these inputs are saved and nothing else; or two bits per element instead of x.
+
+Where keep_u and its like are int32, x holds whole numbers and the recursion is the chip's, see `hw.simulate.reference`:
+keep_u = 4096 - d_u_int, keep_v = 4096 - d_v_int, and v_th and bias have the unit of the states. Autograd does not
+differentiate that form; `quantize.integer_lif` does, by `lif_backward`.
 """
 
-import math
+import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ashnets.kernels import cpu
+from ashnets.kernels.layout import channels_of, dense, states_type
+from ashnets.kernels.numba_lif import STEPS_PER_WORD
 
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
 """Types of devices that there are kernels for."""
 
 
-@torch.library.custom_op("ashnets::cuba_lif", mutates_args=(), device_types="cpu")
-def lif_forward(x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str) -> Tensor:
-    """x [T, B, C, ...] -> spikes of the same shape and type. The surrogate counts in the backward pass."""
+def kernels(device: str) -> Any:
+    """The module that does the work on a type of device: `forward` and `backward` as in `ashnets.kernels.cpu`."""
+    if device == "cpu":
+        return cpu
+    from ashnets.kernels import cuda  # triton is not on every machine
+
+    return cuda
+
+
+def cuba_lif(x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str) -> Tensor:
+    """Spikes [T, B, C, ...] of x; differentiable. The rectangle of fixed parameters saves bits, not x."""
+    fixed = not any(p.requires_grad for p in (keep_u, keep_v, v_th, bias))
+    bits = surrogate == "rectangle" and fixed and x.requires_grad and torch.is_grad_enabled()
+    return lif_forward(x, keep_u, keep_v, v_th, bias, surrogate, bits)[0]
+
+
+@torch.library.custom_op("ashnets::cuba_lif", mutates_args=())
+def lif_forward(
+    x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str, save_bits: bool
+) -> tuple[Tensor, Tensor]:
+    """x [T, B, C, ...] -> spikes of the same shape and type; bits, int32 [ceil(T / 16), M] or empty. The surrogate
+    counts in the backward pass."""
     x = dense(x)
-    wide = x.float() if x.dtype.itemsize < 4 else x
-    s = torch.empty_like(wide)
-    numbers = [_number(p, wide) for p in (keep_u, keep_v, v_th, bias)]
-    cpu.forward(flat(wide).numpy(), flat(s).numpy(), numbers, run_of(wide), torch.get_num_threads())
-    return s.to(x.dtype)
+    s, bits = torch.empty_like(x), _bits_of(x, save_bits)
+    kernels(x.device.type).forward(x, s, bits, (keep_u, keep_v, v_th, bias))
+    return s, bits
 
 
-@torch.library.custom_op("ashnets::cuba_lif_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("ashnets::cuba_lif_backward", mutates_args=())
 def lif_backward(
     grad_s: Tensor,
     x: Tensor,
+    bits: Tensor,
     keep_u: Tensor,
     keep_v: Tensor,
     v_th: Tensor,
     bias: Tensor,
     surrogate: str,
     parameters: bool,
+    whole: Sequence[Tensor],
+    unit: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x, and of keep_u, keep_v, v_th and bias: [4, C], a single value's in the first column; empty where
-    `parameters` says that none is wanted."""
+    `parameters` says that none is wanted.
+
+    bits: if not empty, x's values do not count. whole: of the integer form, its four parameters, int32; x is its
+    input, `unit` [] what one of u and v is to the real parameters, and the gradient that of the real neuron's input.
+    """
     x = dense(x)
-    wide = x.float() if x.dtype.itemsize < 4 else x
-    grad = torch.empty_like(wide).copy_(grad_s)  # lies as x does
-    grad_x = torch.empty_like(wide)
-    numbers = [_number(p, wide) for p in (keep_u, keep_v, v_th, bias)]
-    sums = torch.zeros(_sums_of(x, parameters), dtype=torch.float64)
-    cpu.backward(
-        flat(grad).numpy(),
-        flat(wide).numpy(),
-        flat(grad_x).numpy(),
-        numbers,
-        run_of(wide),
-        surrogate,
-        torch.get_num_threads(),
-        sums.numpy(),
-    )
-    return grad_x.to(x.dtype), sums.to(wide.dtype)
+    grad_x = torch.empty_like(x)
+    if grad_s.stride() != grad_x.stride():
+        grad_s = torch.empty_like(x, dtype=grad_s.dtype).copy_(grad_s)
+    sums = _sums_of(x, parameters)
+    params = (keep_u, keep_v, v_th, bias)
+    kernels(x.device.type).backward(grad_s, x, grad_x, sums, bits, params, surrogate, whole, unit)
+    return grad_x, sums
 
 
 @lif_forward.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(dense(x))
+def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    x = dense(x)
+    return torch.empty_like(x), _bits_of(x, rest[-1])
 
 
 @lif_backward.register_fake
 def _(grad_s: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     x = dense(x)
-    wide = torch.float32 if x.dtype.itemsize < 4 else x.dtype
-    return torch.empty_like(x), x.new_empty(_sums_of(x, rest[-1]), dtype=wide)
+    return torch.empty_like(x), _sums_of(x, rest[-3])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.surrogate = inputs
-    ctx.save_for_backward(*tensors)
+def _bits_of(x: Tensor, wanted: bool) -> Tensor:
+    words = -(-len(x) // STEPS_PER_WORD) if wanted else 0
+    return x.new_empty((words, x[0].numel()), dtype=torch.int32)
 
 
-def _gradients(ctx: Any, grad_s: Tensor) -> tuple[Tensor | None, ...]:
-    x, *params = ctx.saved_tensors
+def _sums_of(x: Tensor, wanted: bool) -> Tensor:
+    return x.new_empty((4, channels_of(x) if wanted else 0), dtype=states_type(x))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, keep_u, keep_v, v_th, bias, ctx.surrogate, save_bits = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[0] if save_bits else x, output[1], keep_u, keep_v, v_th, bias)
+
+
+def _gradients(ctx: Any, grad_s: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    x, bits, *params = ctx.saved_tensors
     wanted = any(ctx.needs_input_grad[1:5])
-    grad_x, sums = lif_backward(grad_s, x, *params, ctx.surrogate, wanted)
+    grad_x, sums = lif_backward(grad_s, x, bits, *params, ctx.surrogate, wanted, [], None)
     grads = [row[: p.numel()].to(p.dtype) for row, p in zip(sums, params, strict=True)] if wanted else [None] * 4
-    return grad_x, *grads, None
+    return grad_x, *grads, None, None
 
 
 lif_forward.register_autograd(_gradients, setup_context=_save)
-
-
-def dense(x: Tensor) -> Tensor:
-    """x itself where its elements lie without gaps, channels first or last; else a copy, channels first."""
-    return x if x.is_contiguous() or (x.ndim > 3 and x.movedim(2, -1).is_contiguous()) else x.contiguous()
-
-
-def flat(x: Tensor) -> Tensor:
-    """A dense x as [T, M], in the order of its memory."""
-    return (x if x.is_contiguous() else x.movedim(2, -1)).view(len(x), -1)
-
-
-def run_of(x: Tensor) -> int:
-    """How many neighbours in memory belong to one channel, of a dense x."""
-    return math.prod(x.shape[3:]) if x.is_contiguous() else 1
-
-
-def _sums_of(x: Tensor, parameters: bool) -> tuple[int, int]:
-    return 4, (x.shape[2] if x.ndim > 2 else 1) if parameters else 0
-
-
-def _number(p: Tensor, x: Tensor) -> Any:
-    """What the kernel takes for a parameter: a number or an array, of x's type."""
-    array = p.detach().to(x.dtype).contiguous().numpy()
-    return array if len(array) > 1 else array[0]

@@ -3,13 +3,14 @@
 import concurrent.futures
 import multiprocessing
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ashnets.kernels import cpu, lif
+from ashnets.kernels import lif, numba_lif
+from ashnets.kernels.layout import dense
+from ashnets.kernels.threads import on_threads
 from ashnets.neurons import LIFParams, cuba_lif, cuba_lif_loop, cuba_lif_torch
 from ashnets.surrogate import SURROGATES
 
@@ -42,7 +43,7 @@ def compare(x, p, name, rtol=1e-9, atol=1e-11, fast=cuba_lif):
     weight = torch.randn(x.shape, dtype=x.dtype)
     (s, grads), (s_loop, grads_loop) = (run(function, x, weight, p, name) for function in (fast, loop))
     assert torch.equal(s, s_loop)
-    assert s.stride() == x.stride()
+    assert s.stride() == torch.empty_like(dense(x)).stride()
     for ours, truth in zip(grads, grads_loop, strict=True):
         assert ours.shape == truth.shape
         assert ours.dtype == truth.dtype
@@ -80,11 +81,28 @@ def test_any_shape_and_layout(shape, per_channel, layout, dtype):
         x = torch.stack([x, x], -1)[..., 0]
     p = params(shape[1], len(shape), per_channel, dtype)
     rtol, atol = (1e-9, 1e-11) if dtype == torch.float64 else (1e-4, 1e-2)  # sums over 10,000 columns
-    if layout == "with gaps":
-        weight = torch.randn_like(x)
-        assert torch.equal(run(cuba_lif, x, weight, p, "arctan")[0], run(loop, x, weight, p, "arctan")[0])
-    else:
-        compare(x, p, "arctan", rtol, atol)
+    compare(x, p, "arctan", rtol, atol)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("steps", [1, 15, 16, 17, 40])
+def test_the_rectangle_of_fixed_parameters_saves_two_bits_and_not_x(steps, per_channel, last):
+    x = torch.randn(steps, 2, 6, 3, 5, dtype=torch.float64)
+    x = x.movedim(2, -1).contiguous().movedim(-1, 2) if last else x
+    p, weight, saved = params(6, 4, per_channel, torch.float64), torch.randn(x.shape, dtype=x.dtype), []
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        s = cuba_lif(leaves[0], p, "rectangle")
+    s_loop = loop(leaves[1], p, "rectangle")
+    for spikes in (s, s_loop):
+        (spikes * weight).sum().backward()
+    assert torch.equal(s, s_loop)
+    assert torch.allclose(leaves[0].grad, leaves[1].grad, rtol=1e-12, atol=1e-14)
+    assert leaves[0].grad.any()
+    held = {t.data_ptr(): t.nbytes for t in saved if t.data_ptr() != s.data_ptr()}
+    assert leaves[0].data_ptr() not in held
+    assert sum(held.values()) <= 4 * -(-steps // 16) * x[0].numel() + 8 * sum(value.numel() for value in p)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -102,7 +120,7 @@ def test_inputs_of_16_bits_have_states_of_32(dtype):
 
 @pytest.mark.parametrize("name", SURROGATES)
 def test_every_surrogate_has_a_kernel(name):
-    assert name in cpu.SLOPES
+    assert name in numba_lif.SLOPES
 
 
 def test_the_number_of_threads_changes_no_bit():
@@ -129,26 +147,25 @@ def test_threads_that_train_at_once_do_not_disturb_each_other():
             assert all(torch.equal(a, b) for a, b in zip(future.result()[1], expected, strict=True))
 
 
-def _spikes_on_two_threads() -> int:
-    x = np.ones((4, 200_000), np.float32)
-    s = np.empty_like(x)
-    cpu.forward(x, s, [np.float32(value) for value in (0.5, 0.75, 1.0, 0.1)], 1, 2)
-    return int(s.sum())
+def _done_on_two_threads() -> list[int]:
+    done = []
+    on_threads(done.append, 4, 2)
+    return sorted(done)
 
 
-def _put_spikes(queue) -> None:
-    queue.put(_spikes_on_two_threads())
+def _put_done(queue) -> None:
+    queue.put(_done_on_two_threads())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own():
-    expected = _spikes_on_two_threads()
+    assert _done_on_two_threads() == [0, 1, 2, 3]
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    child = context.Process(target=_put_spikes, args=(queue,))
+    child = context.Process(target=_put_done, args=(queue,))
     child.start()
     try:
-        assert queue.get(timeout=60) == expected > 0
+        assert queue.get(timeout=60) == [0, 1, 2, 3]
     finally:
         child.kill()
         child.join()
@@ -177,17 +194,30 @@ def arguments(dtype=torch.float32, **changes):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own check
 def test_torch_knows_the_operator():
-    torch.library.opcheck(lif.lif_forward, (*arguments(), "arctan"))
+    torch.library.opcheck(lif.lif_forward, (*arguments(), "arctan", False))
     last = torch.randn(3, 2, 5, 5, 4).movedim(-1, 2).requires_grad_()
-    torch.library.opcheck(lif.lif_forward, (*arguments(x=last), "rectangle"))
+    torch.library.opcheck(lif.lif_forward, (*arguments(x=last), "rectangle", True))
+    x, *rest = (a.detach() for a in arguments())
     torch.library.opcheck(
-        lif.lif_backward, (torch.randn(3, 2, 4, 5, 5), *(a.detach() for a in arguments()), "arctan", True)
+        lif.lif_backward,
+        (torch.randn(3, 2, 4, 5, 5), x, torch.empty(0, dtype=torch.int32), *rest, "arctan", True, [], None),
     )
+
+
+def test_under_autocast_spikes_have_the_type_of_their_inputs():
+    convolution, p = torch.nn.Conv2d(3, 4, 3), params(4, 4, False, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = convolution(torch.randn(10, 3, 8, 8)).unflatten(0, (5, 2))
+        s = cuba_lif(x, p, "arctan")
+    assert x.dtype == s.dtype == torch.bfloat16
+    assert torch.equal(s.float(), loop(x.float(), p, "arctan"))
+    s.sum().backward()
+    assert convolution.weight.grad.any()
 
 
 def test_torch_compile_takes_it_whole():
     def around(x, keep_u, keep_v, v_th, bias):
-        return lif.lif_forward(2 * x, keep_u, keep_v, v_th, bias, "arctan").mean(0) + 1
+        return lif.cuba_lif(2 * x, keep_u, keep_v, v_th, bias, "arctan").mean(0) + 1
 
     ours = arguments()
     compiled = torch.compile(around, fullgraph=True, backend="aot_eager")
