@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-TILE = 2048  # columns
+TILE = 2048  # columns; a pass over them takes four steps, so that states are loaded and stored once for all four
 STEPS_PER_WORD = 16
 """Steps whose two bits share 32: whether v was above the threshold, and whether the rectangle's slope there is one."""
 UNITY_BITS, INPUT_SHIFT, LIMIT = 12, 6, 1 << 23
@@ -164,36 +164,70 @@ def _next_v_(keep_v, v, u, bias):
     return lambda keep_v, v, u, bias: keep_v * v + u + bias
 
 
+@_inline
+def _step(u, v, x, a_u, a_v, th, b, zero):
+    """u[t], v[t] before its reset, and v[t]."""
+    u = _next_u(a_u, u, x)
+    above = _next_v(a_v, v, u, b)
+    return u, above, zero if above > th else above
+
+
+@_inline
+def _two(above, th, half):
+    """The bits of one step."""
+    return np.int32(np.int32(0 if above <= th else 1) | np.int32(2 if abs(above - th) < half else 0))
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def forward(x, s, bits, keep_u, keep_v, v_th, bias, run, first, last):
     """Columns first..last of x -> s, both [T, M], and of bits, int32 [ceil(T / 16), M], if it is not None."""
     one, zero, half = s.dtype.type(1), s.dtype.type(0), s.dtype.type(0.5)
     steps = x.shape[0]
     scratch = _tiles(6, keep_u)
+    none = scratch.dtype.type(0)
     words = np.zeros(TILE, np.int32)
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
+        own = slice(start, start + n)
         a_u, a_v = _spread(keep_u, scratch[2, :n], start, run), _spread(keep_v, scratch[3, :n], start, run)
-        th, b = _spread(v_th, scratch[4, :n], start, run), _spread(bias, scratch[5, :n], start, run)
-        u, v, word = scratch[0, :n], scratch[1, :n], words[:n]
-        u[:] = 0
-        v[:] = 0
-        for t in range(steps):
-            xt, st = x[t, start : start + n], s[t, start : start + n]
+        v_ths, biases = _spread(v_th, scratch[4, :n], start, run), _spread(bias, scratch[5, :n], start, run)
+        us, vs, word = scratch[0, :n], scratch[1, :n], words[:n]
+        us[:] = 0
+        vs[:] = 0
+        t = 0
+        while t < steps:
             place = np.int32(2 * (t % STEPS_PER_WORD))
-            for k in range(n):
-                uk = _next_u(_at(a_u, k), u[k], xt[k])
-                vk = _next_v(_at(a_v, k), v[k], uk, _at(b, k))
-                fired = vk > _at(th, k)
-                st[k] = one if fired else zero
-                u[k] = uk
-                v[k] = v.dtype.type(0) if fired else vk
-                if bits is not None:
-                    two = np.int32(0 if vk <= _at(th, k) else 1)
-                    two |= np.int32(2 if abs(vk - _at(th, k)) < half else 0)
-                    word[k] |= np.int32(two << place)
-            if bits is not None and (t % STEPS_PER_WORD == STEPS_PER_WORD - 1 or t == steps - 1):
-                bits[t // STEPS_PER_WORD, start : start + n] = word
+            if t + 4 <= steps:
+                x0, x1, x2, x3 = x[t, own], x[t + 1, own], x[t + 2, own], x[t + 3, own]
+                s0, s1, s2, s3 = s[t, own], s[t + 1, own], s[t + 2, own], s[t + 3, own]
+                for k in range(n):
+                    au, av, th, b = _at(a_u, k), _at(a_v, k), _at(v_ths, k), _at(biases, k)
+                    u, w0, v = _step(us[k], vs[k], x0[k], au, av, th, b, none)
+                    u, w1, v = _step(u, v, x1[k], au, av, th, b, none)
+                    u, w2, v = _step(u, v, x2[k], au, av, th, b, none)
+                    u, w3, v = _step(u, v, x3[k], au, av, th, b, none)
+                    s0[k] = one if w0 > th else zero
+                    s1[k] = one if w1 > th else zero
+                    s2[k] = one if w2 > th else zero
+                    s3[k] = one if w3 > th else zero
+                    us[k], vs[k] = u, v
+                    if bits is not None:
+                        eight = _two(w0, th, half) | (_two(w1, th, half) << 2)
+                        eight |= (_two(w2, th, half) << 4) | (_two(w3, th, half) << 6)
+                        word[k] |= np.int32(np.int32(eight) << place)
+                t += 4
+            else:
+                x0, s0 = x[t, own], s[t, own]
+                for k in range(n):
+                    th = _at(v_ths, k)
+                    u, w0, v = _step(us[k], vs[k], x0[k], _at(a_u, k), _at(a_v, k), th, _at(biases, k), none)
+                    s0[k] = one if w0 > th else zero
+                    us[k], vs[k] = u, v
+                    if bits is not None:
+                        word[k] |= np.int32(_two(w0, th, half) << place)
+                t += 1
+            if bits is not None and (t % STEPS_PER_WORD == 0 or t == steps):
+                bits[(t - 1) // STEPS_PER_WORD, own] = word
                 word[:] = 0
 
 
