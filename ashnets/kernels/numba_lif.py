@@ -291,8 +291,8 @@ def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, 
     """Columns first..last of gx, the gradient of x, from g, that of s; all [T, M]. Those of keep_u, keep_v, v_th and
     bias are added to sums [4, channels], if it is not None.
 
-    whole: the chip's parameters, int32, whose recursion made s, with `unit` for one of u and v; or None. The real ones,
-    and so the gradients, are in units of `unit`, but gx, which is that of x times `unit` << 6.
+    whole: the chip's parameters, int32, whose recursion made s, of which one of u or v is `unit` in the unit of the
+    real parameters; or None. Then gx is the gradient of the real neuron's input.
     Real u[t-1], which keep_u's gradient needs, is not kept: it is v[t-1] - keep_v v[t-2] - b.
     """
     one, zero = x.dtype.type(1), x.dtype.type(0)
