@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ashnets.kernels import triton_lif
 from ashnets.kernels.layout import Layout, layout_of, states_type
-from ashnets.kernels.numba_lif import SLOPES, STEPS_PER_WORD
+from ashnets.kernels.numba_lif import STEPS_PER_WORD
 
 _jit: Any = triton_lif  # Triton's own type hints do not know its calls
 CHUNK = 32  # steps whose states registers hold in the backward pass
@@ -64,7 +64,7 @@ def backward(
     _jit.backward[grid](
         grad_s, x, grad_x, parts, kept, *numbers[:2], *(whole or numbers), one, *_strides(params),
         steps, layout.outer, layout.inner, layout.channels,
-        SURROGATE=SLOPES[surrogate], PARAMETERS=sums.numel() > 0, WHOLE=bool(whole), LAST=layout.last,
+        SURROGATE=triton_lif.SLOPES[surrogate], PARAMETERS=sums.numel() > 0, WHOLE=bool(whole), LAST=layout.last,
         CHUNK=chunk, ROWS=rows, COLS=cols, **_EXACT,
     )  # fmt: skip
     if sums.numel():

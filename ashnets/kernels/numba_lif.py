@@ -13,21 +13,40 @@ Where the parameters are int32, so are the states: the chip's recursion, as `hw.
 All that is compiled stands in this file, since numba keeps what it made of a file until that file changes.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-TILE = 2048  # columns; a pass over them takes four steps, so that states are loaded and stored once for all four
+TILE = 2048
+"""Columns. A pass over them takes four steps, so that states are loaded and stored once for all four."""
+PITCH = TILE + 80
+"""Elements from row to row of what a tile's passes share: no power of two, or all rows would want the same lines of a
+cache. Rows lie in one array, and the index is unsigned, so that the compiler knows that they do not overlap."""
+R1, R2, R3, R4, R5 = (np.uint64(row * PITCH) for row in range(1, 6))
 STEPS_PER_WORD = 16
 """Steps whose two bits share 32: whether v was above the threshold, and whether the rectangle's slope there is one."""
 UNITY_BITS, INPUT_SHIFT, LIMIT = 12, 6, 1 << 23
 """The chip's: decays are in 1 / 2**12, inputs are shifted by 6, states have 24 bits. As in `hw.loihi`."""
 _inline = numba.njit(inline="always")
-SLOPES = {"rectangle": 0, "arctan": 1, "fast_sigmoid": 2}
-"""Number of each surrogate of `ashnets.surrogate` in `_slopes`."""
+
+
+class Rectangle(NamedTuple):
+    """Surrogates are types, so that each has a loop of its own."""
+
+
+class Arctan(NamedTuple):
+    pass
+
+
+class FastSigmoid(NamedTuple):
+    pass
+
+
+SLOPES = {"rectangle": Rectangle(), "arctan": Arctan(), "fast_sigmoid": FastSigmoid()}
+"""The surrogates of `ashnets.surrogate`."""
 
 
 def _at(parameter: Any, k: int) -> Any:
@@ -109,14 +128,14 @@ def _sum(row):
     return total
 
 
-def _tiles(count: int, parameter: Any) -> Any:
-    """Zeros [count, TILE] of the type of the parameter, which is that of the states."""
+def _states_array(count: int, width: int, parameter: Any) -> Any:
+    """An array [count, width] of the type of the parameter, which is that of the states."""
 
 
-@overload(_tiles)
-def _tiles_(count, parameter):
+@overload(_states_array)
+def _states_array_(count, width, parameter):
     real = parameter.dtype if isinstance(parameter, types.Array) else parameter
-    return lambda count, parameter: np.zeros((count, TILE), real)
+    return lambda count, width, parameter: np.empty((count, width), real)
 
 
 @numba.njit
@@ -178,97 +197,96 @@ def _two(above, th, half):
     return np.int32(np.int32(0 if above <= th else 1) | np.int32(2 if abs(above - th) < half else 0))
 
 
+@_inline
+def _rows(a, t, own, beyond):
+    """Four steps of the columns `own` from t on; `beyond` for those that a does not have."""
+    n, steps = own.stop - own.start, a.shape[0]
+    a1 = a[t + 1, own] if t + 1 < steps else beyond[:n]
+    a2 = a[t + 2, own] if t + 2 < steps else beyond[:n]
+    a3 = a[t + 3, own] if t + 3 < steps else beyond[:n]
+    return a[t, own], a1, a2, a3
+
+
+# Each pass is a function of its own, not inlined: pointers that come as arguments are told apart by fewer checks at run
+# time, and with too many of them the compiler gives up.
+_pass = numba.njit(nogil=True, error_model="numpy")
+
+
+@_pass
+def _forward_pass(xs, ss, word, place, state, a_u, a_v, ths, bs, zero):
+    x0, x1, x2, x3 = xs
+    s0, s1, s2, s3 = ss
+    on, off, half = s0.dtype.type(1), s0.dtype.type(0), s0.dtype.type(0.5)
+    for k in range(np.uint64(len(x0))):
+        au, av, th, b = _at(a_u, k), _at(a_v, k), _at(ths, k), _at(bs, k)
+        u, v0, v = _step(state[k], state[R1 + k], x0[k], au, av, th, b, zero)
+        u, v1, v = _step(u, v, x1[k], au, av, th, b, zero)
+        u, v2, v = _step(u, v, x2[k], au, av, th, b, zero)
+        state[k], v3, state[R1 + k] = _step(u, v, x3[k], au, av, th, b, zero)
+        s0[k] = on if v0 > th else off
+        s1[k] = on if v1 > th else off
+        s2[k] = on if v2 > th else off
+        s3[k] = on if v3 > th else off
+        if word is not None:
+            eight = _two(v0, th, half) | (_two(v1, th, half) << 2)
+            eight |= (_two(v2, th, half) << 4) | (_two(v3, th, half) << 6)
+            word[k] |= np.int32(np.int32(eight) << place)
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def forward(x, s, bits, keep_u, keep_v, v_th, bias, run, first, last):
     """Columns first..last of x -> s, both [T, M], and of bits, int32 [ceil(T / 16), M], if it is not None."""
-    one, zero, half = s.dtype.type(1), s.dtype.type(0), s.dtype.type(0.5)
     steps = x.shape[0]
-    scratch = _tiles(6, keep_u)
-    none = scratch.dtype.type(0)
-    words = np.zeros(TILE, np.int32)
+    scratch, state = _states_array(4, TILE, keep_u), _states_array(2, PITCH, keep_u).ravel()
+    nothing, spare, words = np.zeros(TILE, x.dtype), np.empty(TILE, s.dtype), np.zeros(TILE, np.int32)
+    zero = state.dtype.type(0)
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
         own = slice(start, start + n)
-        a_u, a_v = _spread(keep_u, scratch[2, :n], start, run), _spread(keep_v, scratch[3, :n], start, run)
-        v_ths, biases = _spread(v_th, scratch[4, :n], start, run), _spread(bias, scratch[5, :n], start, run)
-        us, vs, word = scratch[0, :n], scratch[1, :n], words[:n]
-        us[:] = 0
-        vs[:] = 0
-        t = 0
-        while t < steps:
-            place = np.int32(2 * (t % STEPS_PER_WORD))
-            if t + 4 <= steps:
-                x0, x1, x2, x3 = x[t, own], x[t + 1, own], x[t + 2, own], x[t + 3, own]
-                s0, s1, s2, s3 = s[t, own], s[t + 1, own], s[t + 2, own], s[t + 3, own]
-                for k in range(n):
-                    au, av, th, b = _at(a_u, k), _at(a_v, k), _at(v_ths, k), _at(biases, k)
-                    u, w0, v = _step(us[k], vs[k], x0[k], au, av, th, b, none)
-                    u, w1, v = _step(u, v, x1[k], au, av, th, b, none)
-                    u, w2, v = _step(u, v, x2[k], au, av, th, b, none)
-                    u, w3, v = _step(u, v, x3[k], au, av, th, b, none)
-                    s0[k] = one if w0 > th else zero
-                    s1[k] = one if w1 > th else zero
-                    s2[k] = one if w2 > th else zero
-                    s3[k] = one if w3 > th else zero
-                    us[k], vs[k] = u, v
-                    if bits is not None:
-                        eight = _two(w0, th, half) | (_two(w1, th, half) << 2)
-                        eight |= (_two(w2, th, half) << 4) | (_two(w3, th, half) << 6)
-                        word[k] |= np.int32(np.int32(eight) << place)
-                t += 4
+        a_u, a_v = _spread(keep_u, scratch[0, :n], start, run), _spread(keep_v, scratch[1, :n], start, run)
+        ths, bs = _spread(v_th, scratch[2, :n], start, run), _spread(bias, scratch[3, :n], start, run)
+        state[:] = zero
+        for t in range(0, steps, 4):
+            xs, ss, place = _rows(x, t, own, nothing), _rows(s, t, own, spare), np.int32(2 * (t % STEPS_PER_WORD))
+            if bits is None:
+                _forward_pass(xs, ss, None, place, state, a_u, a_v, ths, bs, zero)
             else:
-                x0, s0 = x[t, own], s[t, own]
-                for k in range(n):
-                    th = _at(v_ths, k)
-                    u, w0, v = _step(us[k], vs[k], x0[k], _at(a_u, k), _at(a_v, k), th, _at(biases, k), none)
-                    s0[k] = one if w0 > th else zero
-                    us[k], vs[k] = u, v
-                    if bits is not None:
-                        word[k] |= np.int32(_two(w0, th, half) << place)
-                t += 1
-            if bits is not None and (t % STEPS_PER_WORD == 0 or t == steps):
-                bits[(t - 1) // STEPS_PER_WORD, own] = word
-                word[:] = 0
+                _forward_pass(xs, ss, words, place, state, a_u, a_v, ths, bs, zero)
+                if t + 4 >= steps or (t + 4) % STEPS_PER_WORD == 0:
+                    bits[t // STEPS_PER_WORD, own] = words[:n]
+                    words[:] = 0
 
 
-@_inline
-def _slopes(surrogate, g, v, th, out):
-    """out = g times the surrogate of v - th, see `ashnets.surrogate`."""
-    real = v.dtype.type
-    one, zero, half, pi, four = real(1), real(0), real(0.5), real(np.pi), real(4)
-    if surrogate == 0:
-        for k in range(out.shape[0]):
-            gk = g[k]
-            out[k] = gk if abs(v[k] - _at(th, k)) < half else zero
-    elif surrogate == 1:
-        for k in range(out.shape[0]):
-            distance = pi * (v[k] - _at(th, k))
-            out[k] = g[k] / (one + distance * distance)
-    else:
-        for k in range(out.shape[0]):
-            distance = one + four * abs(v[k] - _at(th, k))
-            out[k] = g[k] / (distance * distance)
+def _slope(surrogate: Any, g: Any, distance: Any) -> Any:
+    """g times the surrogate's slope, see `ashnets.surrogate`."""
 
 
-@_inline
-def _states(x, vs, u, a_u, a_v, th, b, start):
-    """v[t], before its reset, of the columns from `start` -> vs[t + 2]; vs[:2] are zero."""
-    zero = x.dtype.type(0)
-    n = u.shape[0]
-    u[:] = zero
-    for t in range(x.shape[0]):
-        xt, before, now = x[t, start : start + n], vs[t + 1, :n], vs[t + 2, :n]
-        for k in range(n):
-            vk = before[k]
-            vk = zero if vk > _at(th, k) else vk
-            uk = _next_u(_at(a_u, k), u[k], xt[k])
-            u[k] = uk
-            now[k] = _next_v(_at(a_v, k), vk, uk, _at(b, k))
+@overload(_slope)
+def _slope_(surrogate, g, distance):
+    zero, half, one, pi, four = (distance.cast_python_value(value) for value in (0, 0.5, 1, np.pi, 4))
+    if surrogate.instance_class is Rectangle:
+        return lambda surrogate, g, distance: g if abs(distance) < half else zero
+    if surrogate.instance_class is Arctan:
+        return lambda surrogate, g, distance: g / (one + (pi * distance) * (pi * distance))
+    return lambda surrogate, g, distance: g / ((one + four * abs(distance)) * (one + four * abs(distance)))
+
+
+@_pass
+def _states_pass(xs, v, state, a_u, a_v, ths, bs, zero):
+    """v of four steps, before its resets -> v[2 PITCH:]."""
+    x0, x1, x2, x3 = xs
+    for k in range(np.uint64(len(x0))):
+        au, av, th, b = _at(a_u, k), _at(a_v, k), _at(ths, k), _at(bs, k)
+        u, v[R2 + k], w = _step(state[k], state[R1 + k], x0[k], au, av, th, b, zero)
+        u, v[R3 + k], w = _step(u, w, x1[k], au, av, th, b, zero)
+        u, v[R4 + k], w = _step(u, w, x2[k], au, av, th, b, zero)
+        state[k], v[R5 + k], state[R1 + k] = _step(u, w, x3[k], au, av, th, b, zero)
 
 
 @_inline
 def _whole_states(x, us, vs, whole, rows, unit, start, run, n):
-    """As `_states`, of the chip's recursion, in units of the real neuron; and u[t] -> us[t + 1], us[0] being zero."""
+    """v[t] of the chip's recursion, before its reset, -> vs[(t + 2) PITCH:], u[t] -> us[(t + 1) PITCH:], in units of
+    the real neuron."""
     zero = np.int32(0)
     a_u, a_v = _spread(whole[0], rows[2, :n], start, run), _spread(whole[1], rows[3, :n], start, run)
     th, b = _spread(whole[2], rows[4, :n], start, run), _spread(whole[3], rows[5, :n], start, run)
@@ -276,7 +294,7 @@ def _whole_states(x, us, vs, whole, rows, unit, start, run, n):
     u[:] = zero
     v[:] = zero
     for t in range(x.shape[0]):
-        xt, ut, vt = x[t, start : start + n], us[t + 1, :n], vs[t + 2, :n]
+        xt, ut, vt = x[t, start : start + n], us[(t + 1) * PITCH :], vs[(t + 2) * PITCH :]
         for k in range(n):
             uk = _next_u(_at(a_u, k), u[k], xt[k])
             vk = _next_v(_at(a_v, k), v[k], uk, _at(b, k))
@@ -284,6 +302,50 @@ def _whole_states(x, us, vs, whole, rows, unit, start, run, n):
             v[k] = zero if vk > _at(th, k) else vk
             ut[k] = uk * unit
             vt[k] = vk * unit
+
+
+@_inline
+def _reset(v, th, zero):
+    return v if v <= th else zero
+
+
+@_inline
+def _back(surrogate, g, v, gu, gv, a_u, a_v, th, zero):
+    """Gradients of u[t] and of v[t], before its reset, from those of s[t] and of u and v a step later; and the part of
+    v[t]'s that came through s[t]."""
+    through = _slope(surrogate, g, v - th)
+    gv = through + a_v * (gv if v <= th else zero)
+    return gv + a_u * gu, gv, through
+
+
+@_pass
+def _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whole, sums):
+    """Four steps back. v: that of the two steps before them, and theirs; u: that of the step before them, and theirs.
+    state: gradients of u and v, and the four sums of the parameters' gradients. had: is there a bias in v[R1:]?"""
+    g0, g1, g2, g3 = gs
+    x0, x1, x2, x3 = gxs
+    zero = g0.dtype.type(0)
+    for k in range(np.uint64(len(g0))):
+        au, av, th, b = _at(a_u, k), _at(a_v, k), _at(ths, k), _at(bs, k)
+        v2, v3, v4, v5 = v[R2 + k], v[R3 + k], v[R4 + k], v[R5 + k]
+        gu3, gv3, d3 = _back(surrogate, g3[k], v5, state[k], state[R1 + k], au, av, th, zero)
+        gu2, gv2, d2 = _back(surrogate, g2[k], v4, gu3, gv3, au, av, th, zero)
+        gu1, gv1, d1 = _back(surrogate, g1[k], v3, gu2, gv2, au, av, th, zero)
+        gu0, gv0, d0 = _back(surrogate, g0[k], v2, gu1, gv1, au, av, th, zero)
+        x0[k], x1[k], x2[k], x3[k] = gu0, gu1, gu2, gu3
+        state[k], state[R1 + k] = gu0, gv0
+        if sums is not None:
+            v0, v1 = v[k], v[R1 + k]
+            r0, r1, r2 = _reset(v0, th, zero), _reset(v1, th, zero), _reset(v2, th, zero)
+            r3, r4 = _reset(v3, th, zero), _reset(v4, th, zero)
+            if whole is None:
+                u0, u1, u2, u3 = v1 - av * r0 - had * b, v2 - av * r1 - b, v3 - av * r2 - b, v4 - av * r3 - b
+            else:
+                u0, u1, u2, u3 = u[k], u[R1 + k], u[R2 + k], u[R3 + k]
+            state[R2 + k] += (gu0 * u0 + gu1 * u1) + (gu2 * u2 + gu3 * u3)
+            state[R3 + k] += (gv0 * r1 + gv1 * r2) + (gv2 * r3 + gv3 * r4)
+            state[R4 + k] -= (d0 + d1) + (d2 + d3)
+            state[R5 + k] += (gv0 + gv1) + (gv2 + gv3)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -295,74 +357,72 @@ def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, 
     real parameters; or None. Then gx is the gradient of the real neuron's input.
     Real u[t-1], which keep_u's gradient needs, is not kept: it is v[t-1] - keep_v v[t-2] - b.
     """
-    one, zero = x.dtype.type(1), x.dtype.type(0)
+    zero, one, real = x.dtype.type(0), x.dtype.type(1), x.dtype
     steps = x.shape[0]
-    vs = np.zeros((steps + 2, TILE), x.dtype)
-    us = np.zeros((1 if whole is None else steps + 1, TILE), x.dtype)
-    rows = np.zeros((6, TILE), np.int32)
-    scratch = np.zeros((11, TILE), x.dtype)
+    fours = 4 * ((steps + 3) // 4)
+    vs, us = np.empty((fours + 2) * PITCH, real), np.empty(0 if whole is None else (fours + 1) * PITCH, real)
+    state, scratch, rows = np.empty(6 * PITCH, real), np.empty((4, TILE), real), np.empty((6, TILE), np.int32)
+    nothing, spare = np.zeros(TILE, real), np.empty(TILE, real)
+    vs[: 2 * PITCH if whole is None else len(vs)] = zero
+    us[:] = zero
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
-        a_u, a_v = _spread(keep_u, scratch[3, :n], start, run), _spread(keep_v, scratch[4, :n], start, run)
-        th, b = _spread(v_th, scratch[5, :n], start, run), _spread(bias, scratch[6, :n], start, run)
+        own = slice(start, start + n)
+        a_u, a_v = _spread(keep_u, scratch[0, :n], start, run), _spread(keep_v, scratch[1, :n], start, run)
+        ths, bs = _spread(v_th, scratch[2, :n], start, run), _spread(bias, scratch[3, :n], start, run)
+        state[:] = zero
         if whole is None:
-            _states(x, vs, scratch[0, :n], a_u, a_v, th, b, start)
+            for t in range(0, steps, 4):
+                _states_pass(_rows(x, t, own, nothing), vs[t * PITCH :], state, a_u, a_v, ths, bs, zero)
+            state[:] = zero
         else:
             _whole_states(x, us, vs, whole, rows, unit, start, run, n)
-        gu, gv, slope = scratch[0, :n], scratch[1, :n], scratch[2, :n]
-        sum_u, sum_v, sum_th, sum_b = scratch[7, :n], scratch[8, :n], scratch[9, :n], scratch[10, :n]
-        gu[:] = zero
-        gv[:] = zero
-        for t in range(steps - 1, -1, -1):
-            gxt, now, before, earlier = gx[t, start : start + n], vs[t + 2, :n], vs[t + 1, :n], vs[t, :n]
-            _slopes(surrogate, g[t, start : start + n], now, th, slope)
+        for t in range(fours - 4, -1, -4):
+            gs, gxs, v, u = _rows(g, t, own, nothing), _rows(gx, t, own, spare), vs[t * PITCH :], us[t * PITCH :]
             had = one if t else zero  # before the first step there is no bias in v
-            for k in range(n):
-                through = gv[k]
-                through = through if now[k] <= _at(th, k) else zero
-                gvk = slope[k] + _at(a_v, k) * through
-                guk = gvk + _at(a_u, k) * gu[k]
-                gv[k] = gvk
-                gu[k] = guk
-                gxt[k] = guk
-                if sums is not None:
-                    v1, v2 = before[k], earlier[k]
-                    v2 = v2 if v2 <= _at(th, k) else zero
-                    u1 = v1 - _at(a_v, k) * v2 - had * _at(b, k) if whole is None else us[t, k]
-                    v1 = v1 if v1 <= _at(th, k) else zero
-                    sum_u[k] += guk * u1
-                    sum_v[k] += gvk * v1
-                    sum_th[k] -= slope[k]
-                    sum_b[k] += gvk
+            _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whole, sums)
         if sums is not None:
-            _collect(sums[0], sum_u, keep_u, start, run)
-            _collect(sums[1], sum_v, keep_v, start, run)
-            _collect(sums[2], sum_th, v_th, start, run)
-            _collect(sums[3], sum_b, bias, start, run)
+            _collect(sums[0], state[2 * PITCH : 2 * PITCH + n], keep_u, start, run)
+            _collect(sums[1], state[3 * PITCH : 3 * PITCH + n], keep_v, start, run)
+            _collect(sums[2], state[4 * PITCH : 4 * PITCH + n], v_th, start, run)
+            _collect(sums[3], state[5 * PITCH : 5 * PITCH + n], bias, start, run)
+
+
+@_inline
+def _back_of_bits(g, bits, gu, gv, a_u, a_v, zero):
+    """As `_back`, of the rectangle; of `bits`, step t's are the lowest."""
+    bits = np.int32(bits)
+    through = g if bits & np.int32(2) != np.int32(0) else zero
+    gv = through + a_v * (gv if bits & np.int32(1) == np.int32(0) else zero)
+    return gv + a_u * gu, gv
+
+
+@_pass
+def _backward_pass_of_bits(gs, gxs, word, place, state, a_u, a_v):
+    g0, g1, g2, g3 = gs
+    x0, x1, x2, x3 = gxs
+    zero = g0.dtype.type(0)
+    for k in range(np.uint64(len(g0))):
+        au, av, eight = _at(a_u, k), _at(a_v, k), word[k] >> place
+        gu3, gv3 = _back_of_bits(g3[k], eight >> np.int32(6), state[k], state[R1 + k], au, av, zero)
+        gu2, gv2 = _back_of_bits(g2[k], eight >> np.int32(4), gu3, gv3, au, av, zero)
+        gu1, gv1 = _back_of_bits(g1[k], eight >> np.int32(2), gu2, gv2, au, av, zero)
+        gu0, gv0 = _back_of_bits(g0[k], eight, gu1, gv1, au, av, zero)
+        x0[k], x1[k], x2[k], x3[k] = gu0, gu1, gu2, gu3
+        state[k], state[R1 + k] = gu0, gv0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def backward_of_bits(g, bits, gx, keep_u, keep_v, run, first, last):
     """Columns first..last of gx from g and the bits of `forward`, for the rectangle."""
-    zero = g.dtype.type(0)
-    scratch = np.zeros((4, TILE), g.dtype)
+    real = g.dtype
+    scratch, state = np.empty((2, TILE), real), np.empty(2 * PITCH, real)
+    nothing, spare = np.zeros(TILE, real), np.empty(TILE, real)
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
-        a_u, a_v = _spread(keep_u, scratch[2, :n], start, run), _spread(keep_v, scratch[3, :n], start, run)
-        gu, gv = scratch[0, :n], scratch[1, :n]
-        gu[:] = zero
-        gv[:] = zero
-        for t in range(g.shape[0] - 1, -1, -1):
-            gt, gxt = g[t, start : start + n], gx[t, start : start + n]
-            word = bits[t // STEPS_PER_WORD, start : start + n]
-            above = np.int32(1 << 2 * (t % STEPS_PER_WORD))
-            near = np.int32(above << 1)
-            for k in range(n):
-                through, slope = gv[k], gt[k]
-                through = through if word[k] & above == 0 else zero
-                slope = slope if word[k] & near != 0 else zero
-                gvk = slope + _at(a_v, k) * through
-                guk = gvk + _at(a_u, k) * gu[k]
-                gv[k] = gvk
-                gu[k] = guk
-                gxt[k] = guk
+        own = slice(start, start + n)
+        a_u, a_v = _spread(keep_u, scratch[0, :n], start, run), _spread(keep_v, scratch[1, :n], start, run)
+        state[:] = 0
+        for t in range((g.shape[0] - 1) // 4 * 4, -1, -4):
+            word, place = bits[t // STEPS_PER_WORD, own], np.int32(2 * (t % STEPS_PER_WORD))
+            _backward_pass_of_bits(_rows(g, t, own, nothing), _rows(gx, t, own, spare), word, place, state, a_u, a_v)

@@ -66,6 +66,10 @@ def _kept(v, th):
     return tl.where(v <= th, v, tl.zeros_like(v))
 
 
+SLOPES = {"rectangle": 0, "arctan": 1, "fast_sigmoid": 2}
+"""Number of each surrogate of `ashnets.surrogate` in `_slope`."""
+
+
 @triton.jit
 def _slope(distance, SURROGATE: tl.constexpr):
     """See `ashnets.surrogate`."""
