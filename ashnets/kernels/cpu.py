@@ -1,6 +1,6 @@
-"""The operator's work on processors: parts of whole tiles, spread over torch's number of threads."""
+"""The operator's work on processors, spread over torch's number of threads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ashnets.kernels.layout import Layout, flat, layout_of, states_type
 from ashnets.kernels.threads import on_threads
 
 _compiled: Any = numba_lif  # numba's own type hints do not know its calls
-_GROUPS = 32  # parts that threads share; fixed, so that sums do not depend on the number of threads
+_PARTS = 32  # that sums are made of; fixed, so that they do not depend on the number of threads
 
 
 def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> None:
@@ -20,14 +20,12 @@ def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> Non
     wide, out = x.to(states_type(x)), s if s.dtype == states_type(x) else torch.empty_like(s, dtype=states_type(x))
     numbers = [_number(p, p.dtype if p.dtype == torch.int32 else wide.dtype) for p in params]
     x_, s_, bits_ = flat(wide).numpy(), flat(out).numpy(), bits.numpy() if bits.numel() else None
-    parts, each = _parts(x_.shape[1])
     run = _run(layout_of(x))
 
-    def job(part: int) -> None:
-        last = min((part + 1) * each, x_.shape[1])
-        _compiled.forward(x_, s_, bits_, *numbers, run, part * each, last)
+    def job(first: int, last: int) -> None:
+        _compiled.forward(x_, s_, bits_, *numbers, run, first, last)
 
-    on_threads(job, parts, torch.get_num_threads())
+    _on_columns(job, x_.shape[1], numba_lif.TILE)
     if out is not s:
         s.copy_(out)
 
@@ -50,30 +48,29 @@ def backward(
     g_, x_, gx_ = (flat(tensor).numpy() for tensor in (grad_s.to(dtype), wide, out))
     whole_ = tuple(_number(p, torch.int32) for p in whole) or None
     unit_ = gx_.dtype.type(1 if unit is None else unit.item())
-    parts, each = _parts(g_.shape[1])
-    run = _run(layout_of(grad_x))
-    own = np.zeros((parts, *sums.shape)) if sums.numel() else None
+    columns, run = g_.shape[1], _run(layout_of(grad_x))
+    each = numba_lif.TILE * max(1, -(-columns // (numba_lif.TILE * _PARTS)))
+    parts = np.zeros((-(-columns // each), *sums.shape)) if sums.numel() else None
 
-    def job(part: int) -> None:
-        first, last = part * each, min((part + 1) * each, g_.shape[1])
+    def job(first: int, last: int) -> None:
         if bits.numel():
             _compiled.backward_of_bits(g_, bits.numpy(), gx_, *numbers[:2], run, first, last)
             return
-        to = None if own is None else own[part]
-        _compiled.backward(g_, x_, gx_, *numbers, whole_, unit_, run, numba_lif.SLOPES[surrogate], first, last, to)
+        slope = numba_lif.SLOPES[surrogate]
+        _compiled.backward(g_, x_, gx_, *numbers, whole_, unit_, run, slope, first, last, parts, each)
 
-    on_threads(job, parts, torch.get_num_threads())
+    _on_columns(job, columns, each)
     if out is not grad_x:
         grad_x.copy_(out)
-    if own is not None:
-        sums.copy_(torch.from_numpy(own.sum(0)))
+    if parts is not None:
+        sums.copy_(torch.from_numpy(parts.sum(0)))
 
 
-def _parts(columns: int) -> tuple[int, int]:
-    """How many parts, and the columns of each: whole tiles."""
-    tiles = -(-columns // numba_lif.TILE)
-    each = max(1, -(-tiles // _GROUPS))
-    return -(-tiles // each), each * numba_lif.TILE
+def _on_columns(job: Callable[[int, int], None], columns: int, each: int) -> None:
+    """job(first, last) over all columns, in shares of whole `each`, one to a thread."""
+    threads = torch.get_num_threads()
+    share = each * max(1, -(-columns // (each * threads)))
+    on_threads(lambda k: job(k * share, min((k + 1) * share, columns)), -(-columns // share), threads)
 
 
 def _run(layout: Layout) -> int:
@@ -82,5 +79,5 @@ def _run(layout: Layout) -> int:
 
 def _number(p: Tensor, dtype: torch.dtype) -> Any:
     """What the kernel takes for a parameter: a number or an array."""
-    array = p.detach().to(dtype).contiguous().numpy()
-    return array if len(array) > 1 else array[0]
+    array = (p if p.dtype == dtype else p.to(dtype)).numpy()
+    return np.ascontiguousarray(array) if len(array) > 1 else array[0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ashnets.kernels import triton_lif
 from ashnets.kernels.layout import Layout, layout_of, states_type
-from ashnets.kernels.numba_lif import STEPS_PER_WORD
+from ashnets.kernels.numba_lif import STEPS_PER_BYTE
 
 _jit: Any = triton_lif  # Triton's own type hints do not know its calls
 CHUNK = 32  # steps whose states registers hold in the backward pass
@@ -25,7 +25,7 @@ def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> Non
     numbers = params if whole else [p.to(states_type(x)) for p in params]
     _jit.forward[grid](
         x, s, bits, *numbers, *_strides(params), len(x), layout.outer, layout.inner, layout.channels,
-        WHOLE=whole, BITS=bits.numel() > 0, WORD=STEPS_PER_WORD, LAST=layout.last, ROWS=rows, COLS=cols, **_EXACT,
+        WHOLE=whole, BITS=bits.numel() > 0, BYTE=STEPS_PER_BYTE, LAST=layout.last, ROWS=rows, COLS=cols, **_EXACT,
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def backward(
         _jit.backward_of_bits[grid](
             grad_s, bits, grad_x, *numbers[:2], *_strides(params)[:2],
             steps, layout.outer, layout.inner, layout.channels,
-            WORD=STEPS_PER_WORD, LAST=layout.last, ROWS=rows, COLS=cols, **_EXACT,
+            BYTE=STEPS_PER_BYTE, LAST=layout.last, ROWS=rows, COLS=cols, **_EXACT,
         )  # fmt: skip
         return
     chunk = min(steps, CHUNK)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ashnets.kernels import cpu
 from ashnets.kernels.layout import channels_of, dense, states_type
-from ashnets.kernels.numba_lif import STEPS_PER_WORD
+from ashnets.kernels.numba_lif import STEPS_PER_BYTE
 
 DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
 """Types of devices that there are kernels for."""
@@ -44,7 +44,7 @@ def cuba_lif(x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tens
 def lif_forward(
     x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str, save_bits: bool
 ) -> tuple[Tensor, Tensor]:
-    """x [T, B, C, ...] -> spikes of the same shape and type; bits, int32 [ceil(T / 16), M] or empty. The surrogate
+    """x [T, B, C, ...] -> spikes of the same shape and type; bits, uint8 [ceil(T / 4), M] or empty. The surrogate
     counts in the backward pass."""
     x = dense(x)
     s, bits = torch.empty_like(x), _bits_of(x, save_bits)
@@ -95,8 +95,8 @@ def _(grad_s: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 
 def _bits_of(x: Tensor, wanted: bool) -> Tensor:
-    words = -(-len(x) // STEPS_PER_WORD) if wanted else 0
-    return x.new_empty((words, x[0].numel()), dtype=torch.int32)
+    rows = -(-len(x) // STEPS_PER_BYTE) if wanted else 0
+    return x.new_empty((rows, x[0].numel()), dtype=torch.uint8)
 
 
 def _sums_of(x: Tensor, wanted: bool) -> Tensor:

@@ -26,8 +26,8 @@ PITCH = TILE + 80
 """Elements from row to row of what a tile's passes share: no power of two, or all rows would want the same lines of a
 cache. Rows lie in one array, and the index is unsigned, so that the compiler knows that they do not overlap."""
 R1, R2, R3, R4, R5 = (np.uint64(row * PITCH) for row in range(1, 6))
-STEPS_PER_WORD = 16
-"""Steps whose two bits share 32: whether v was above the threshold, and whether the rectangle's slope there is one."""
+STEPS_PER_BYTE = 4
+"""Steps whose two bits share a byte: whether v was above the threshold, and whether the rectangle's slope is 1."""
 UNITY_BITS, INPUT_SHIFT, LIMIT = 12, 6, 1 << 23
 """The chip's: decays are in 1 / 2**12, inputs are shifted by 6, states have 24 bits. As in `hw.loihi`."""
 _inline = numba.njit(inline="always")
@@ -82,7 +82,7 @@ def _spread_(parameter, row, start, run):
         while k < n:
             channel, count = _neighbours(start + k, n - k, run, parameter.shape[0])
             if run == 1:
-                row[k : k + count] = parameter[channel : channel + count]
+                _copy(row[k : k + count], parameter[channel : channel + count])
             else:
                 row[k : k + count] = parameter[channel]
             k += count
@@ -110,8 +110,7 @@ def _collect_(sums, row, parameter, start, run):
         while k < n:
             channel, count = _neighbours(start + k, n - k, run, parameter.shape[0])
             if run == 1:
-                for i in range(count):
-                    sums[channel + i] += row[k + i]
+                _add(sums[channel : channel + count], row[k : k + count])
             else:
                 sums[channel] += _sum(row[k : k + count])
             k += count
@@ -123,9 +122,21 @@ def _collect_(sums, row, parameter, start, run):
 @numba.njit(fastmath={"reassoc"}, nogil=True)
 def _sum(row):
     total = row.dtype.type(0)
-    for value in row:
-        total += value
+    for k in range(len(row)):  # by index: numba's iterator is not vectorized
+        total += row[k]
     return total
+
+
+@numba.njit(nogil=True)
+def _copy(to, row):
+    for k in range(len(row)):
+        to[k] = row[k]
+
+
+@numba.njit(nogil=True)
+def _add(to, row):
+    for k in range(len(row)):
+        to[k] += row[k]
 
 
 def _states_array(count: int, width: int, parameter: Any) -> Any:
@@ -213,7 +224,7 @@ _pass = numba.njit(nogil=True, error_model="numpy")
 
 
 @_pass
-def _forward_pass(xs, ss, word, place, state, a_u, a_v, ths, bs, zero):
+def _forward_pass(xs, ss, byte, state, a_u, a_v, ths, bs, zero):
     x0, x1, x2, x3 = xs
     s0, s1, s2, s3 = ss
     on, off, half = s0.dtype.type(1), s0.dtype.type(0), s0.dtype.type(0.5)
@@ -227,18 +238,17 @@ def _forward_pass(xs, ss, word, place, state, a_u, a_v, ths, bs, zero):
         s1[k] = on if v1 > th else off
         s2[k] = on if v2 > th else off
         s3[k] = on if v3 > th else off
-        if word is not None:
-            eight = _two(v0, th, half) | (_two(v1, th, half) << 2)
-            eight |= (_two(v2, th, half) << 4) | (_two(v3, th, half) << 6)
-            word[k] |= np.int32(np.int32(eight) << place)
+        if byte is not None:
+            low, high = _two(v0, th, half) | (_two(v1, th, half) << 2), _two(v2, th, half) | (_two(v3, th, half) << 2)
+            byte[k] = np.uint8(low | (high << 4))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def forward(x, s, bits, keep_u, keep_v, v_th, bias, run, first, last):
-    """Columns first..last of x -> s, both [T, M], and of bits, int32 [ceil(T / 16), M], if it is not None."""
+    """Columns first..last of x -> s, both [T, M], and of bits, uint8 [ceil(T / 4), M], if it is not None."""
     steps = x.shape[0]
     scratch, state = _states_array(4, TILE, keep_u), _states_array(2, PITCH, keep_u).ravel()
-    nothing, spare, words = np.zeros(TILE, x.dtype), np.empty(TILE, s.dtype), np.zeros(TILE, np.int32)
+    nothing, spare = np.zeros(TILE, x.dtype), np.empty(TILE, s.dtype)
     zero = state.dtype.type(0)
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
@@ -247,14 +257,11 @@ def forward(x, s, bits, keep_u, keep_v, v_th, bias, run, first, last):
         ths, bs = _spread(v_th, scratch[2, :n], start, run), _spread(bias, scratch[3, :n], start, run)
         state[:] = zero
         for t in range(0, steps, 4):
-            xs, ss, place = _rows(x, t, own, nothing), _rows(s, t, own, spare), np.int32(2 * (t % STEPS_PER_WORD))
+            xs, ss = _rows(x, t, own, nothing), _rows(s, t, own, spare)
             if bits is None:
-                _forward_pass(xs, ss, None, place, state, a_u, a_v, ths, bs, zero)
+                _forward_pass(xs, ss, None, state, a_u, a_v, ths, bs, zero)
             else:
-                _forward_pass(xs, ss, words, place, state, a_u, a_v, ths, bs, zero)
-                if t + 4 >= steps or (t + 4) % STEPS_PER_WORD == 0:
-                    bits[t // STEPS_PER_WORD, own] = words[:n]
-                    words[:] = 0
+                _forward_pass(xs, ss, bits[t // 4, own], state, a_u, a_v, ths, bs, zero)
 
 
 def _slope(surrogate: Any, g: Any, distance: Any) -> Any:
@@ -349,9 +356,9 @@ def _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whol
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, first, last, sums):
+def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, first, last, sums, each):
     """Columns first..last of gx, the gradient of x, from g, that of s; all [T, M]. Those of keep_u, keep_v, v_th and
-    bias are added to sums [4, channels], if it is not None.
+    bias are added to sums [part, 4, channels], a part being `each` columns, if it is not None.
 
     whole: the chip's parameters, int32, whose recursion made s, of which one of u or v is `unit` in the unit of the
     real parameters; or None. Then gx is the gradient of the real neuron's input.
@@ -382,10 +389,11 @@ def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, 
             had = one if t else zero  # before the first step there is no bias in v
             _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whole, sums)
         if sums is not None:
-            _collect(sums[0], state[2 * PITCH : 2 * PITCH + n], keep_u, start, run)
-            _collect(sums[1], state[3 * PITCH : 3 * PITCH + n], keep_v, start, run)
-            _collect(sums[2], state[4 * PITCH : 4 * PITCH + n], v_th, start, run)
-            _collect(sums[3], state[5 * PITCH : 5 * PITCH + n], bias, start, run)
+            to = sums[start // each]
+            _collect(to[0], state[2 * PITCH : 2 * PITCH + n], keep_u, start, run)
+            _collect(to[1], state[3 * PITCH : 3 * PITCH + n], keep_v, start, run)
+            _collect(to[2], state[4 * PITCH : 4 * PITCH + n], v_th, start, run)
+            _collect(to[3], state[5 * PITCH : 5 * PITCH + n], bias, start, run)
 
 
 @_inline
@@ -398,12 +406,12 @@ def _back_of_bits(g, bits, gu, gv, a_u, a_v, zero):
 
 
 @_pass
-def _backward_pass_of_bits(gs, gxs, word, place, state, a_u, a_v):
+def _backward_pass_of_bits(gs, gxs, byte, state, a_u, a_v):
     g0, g1, g2, g3 = gs
     x0, x1, x2, x3 = gxs
     zero = g0.dtype.type(0)
     for k in range(np.uint64(len(g0))):
-        au, av, eight = _at(a_u, k), _at(a_v, k), word[k] >> place
+        au, av, eight = _at(a_u, k), _at(a_v, k), np.int32(byte[k])
         gu3, gv3 = _back_of_bits(g3[k], eight >> np.int32(6), state[k], state[R1 + k], au, av, zero)
         gu2, gv2 = _back_of_bits(g2[k], eight >> np.int32(4), gu3, gv3, au, av, zero)
         gu1, gv1 = _back_of_bits(g1[k], eight >> np.int32(2), gu2, gv2, au, av, zero)
@@ -424,5 +432,5 @@ def backward_of_bits(g, bits, gx, keep_u, keep_v, run, first, last):
         a_u, a_v = _spread(keep_u, scratch[0, :n], start, run), _spread(keep_v, scratch[1, :n], start, run)
         state[:] = 0
         for t in range((g.shape[0] - 1) // 4 * 4, -1, -4):
-            word, place = bits[t // STEPS_PER_WORD, own], np.int32(2 * (t % STEPS_PER_WORD))
-            _backward_pass_of_bits(_rows(g, t, own, nothing), _rows(gx, t, own, spare), word, place, state, a_u, a_v)
+            gs, gxs = _rows(g, t, own, nothing), _rows(gx, t, own, spare)
+            _backward_pass_of_bits(gs, gxs, bits[t // 4, own], state, a_u, a_v)

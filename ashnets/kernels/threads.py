@@ -1,37 +1,54 @@
-"""Work in fixed parts, spread over threads."""
+"""Work shared by torch's own threads.
 
+Torch's threads are OpenMP's, which wait for their next work at full speed; threads of another kind would have to fight
+them for the processor. So this work is given to the same team: `GOMP_parallel` of the library that torch loaded.
+"""
+
+import ctypes
+import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    """A forked process has the object, and none of its threads."""
-    global _pool
-    _pool = None
+_TEAM_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-os.register_at_fork(after_in_child=_forget_pool)
+def _find_team() -> Any:
+    try:
+        team = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):  # torch was built with another library: one thread does it all
+        return None
+    team.argtypes, team.restype = (_TEAM_WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return team
 
 
-def on_threads(job: Callable[[int], None], parts: int, threads: int) -> None:
-    """job(0) ... job(parts - 1), which let go of the interpreter's lock, spread over threads."""
-    global _pool
-    threads = min(threads, parts)
-    if threads <= 1:
-        for part in range(parts):
-            job(part)
+_team = _find_team()
+
+
+def _forget_team() -> None:
+    """A forked process has none of the threads."""
+    global _team
+    _team = None
+
+
+os.register_at_fork(after_in_child=_forget_team)
+
+
+def on_threads(job: Callable[[int], None], shares: int, threads: int) -> None:
+    """job(0) ... job(shares - 1), which let go of the interpreter's lock, by up to so many threads."""
+    if _team is None or min(shares, threads) < 2:
+        for share in range(shares):
+            job(share)
         return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="cuba-lif")
+    numbers, failures = itertools.count(), list[BaseException]()
 
-    def share(thread: int) -> None:
-        for part in range(thread, parts, threads):
-            job(part)
+    def work(_: int | None) -> None:
+        try:
+            while (share := next(numbers)) < shares:
+                job(share)
+        except BaseException as failure:  # must not leave a thread that is not Python's
+            failures.append(failure)
 
-    others = [_pool.submit(share, thread) for thread in range(1, threads)]
-    share(0)
-    for other in others:
-        other.result()
+    _team(_TEAM_WORK(work), None, min(shares, threads), 0)
+    if failures:
+        raise failures[0]

@@ -86,7 +86,7 @@ def _slope(distance, SURROGATE: tl.constexpr):
 @triton.jit
 def forward(
     x, s, bits, keep_u, keep_v, v_th, bias, stride_u, stride_v, stride_th, stride_b, steps, outer, inner, channels,
-    WHOLE: tl.constexpr, BITS: tl.constexpr, WORD: tl.constexpr, LAST: tl.constexpr,
+    WHOLE: tl.constexpr, BITS: tl.constexpr, BYTE: tl.constexpr, LAST: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     at, inside, channel, known = _tile(outer, inner, channels, LAST, ROWS, COLS)
@@ -97,7 +97,7 @@ def forward(
     b = _load(bias, stride_b, channel, known)
     u = tl.zeros([ROWS, COLS], a_u.dtype)
     v = tl.zeros([ROWS, COLS], a_u.dtype)
-    word = tl.zeros([ROWS, COLS], tl.int32)
+    byte = tl.zeros([ROWS, COLS], tl.int32)
     for t in range(steps):
         xt = tl.load(x + t * size + at, mask=inside, other=0)
         u, v = _next(u, v, xt, a_u, a_v, b, WHOLE)
@@ -105,10 +105,10 @@ def forward(
         tl.store(s + t * size + at, tl.where(fired, 1.0, 0.0).to(s.dtype.element_ty), mask=inside)
         if BITS:
             two = tl.where(v <= th, 0, 1) | tl.where(tl.abs(v - th) < 0.5, 2, 0)
-            word |= two << (2 * (t % WORD))
-            if (t % WORD == WORD - 1) | (t == steps - 1):
-                tl.store(bits + (t // WORD) * size + at, word, mask=inside)
-                word = tl.zeros([ROWS, COLS], tl.int32)
+            byte |= two << (2 * (t % BYTE))
+            if (t % BYTE == BYTE - 1) | (t == steps - 1):
+                tl.store(bits + (t // BYTE) * size + at, byte.to(tl.uint8), mask=inside)
+                byte = tl.zeros([ROWS, COLS], tl.int32)
         v = tl.where(fired, tl.zeros_like(v), v)
 
 
@@ -214,7 +214,7 @@ def backward(
 @triton.jit
 def backward_of_bits(
     g, bits, gx, keep_u, keep_v, stride_u, stride_v, steps, outer, inner, channels,
-    WORD: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    BYTE: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """gx from g and the bits of `forward`, for the rectangle."""
     at, inside, channel, known = _tile(outer, inner, channels, LAST, ROWS, COLS)
@@ -223,12 +223,12 @@ def backward_of_bits(
     a_v = _load(keep_v, stride_v, channel, known)
     gu = tl.zeros([ROWS, COLS], a_u.dtype)
     gv = tl.zeros([ROWS, COLS], a_u.dtype)
-    word = tl.zeros([ROWS, COLS], tl.int32)
+    byte = tl.zeros([ROWS, COLS], tl.int32)
     for back in range(steps):
         t = steps - 1 - back
-        if (back == 0) | (t % WORD == WORD - 1):
-            word = tl.load(bits + (t // WORD) * size + at, mask=inside, other=0)
-        two = word >> (2 * (t % WORD))
+        if (back == 0) | (t % BYTE == BYTE - 1):
+            byte = tl.load(bits + (t // BYTE) * size + at, mask=inside, other=0).to(tl.int32)
+        two = byte >> (2 * (t % BYTE))
         gt = tl.load(g + t * size + at, mask=inside, other=0).to(gu.dtype)
         gv = tl.where((two & 2) != 0, gt, 0.0) + a_v * tl.where((two & 1) == 0, gv, 0.0)
         gu = gv + a_u * gu

@@ -100,12 +100,12 @@ real = dict.fromkeys("keep_u keep_v v_th bias whole_u whole_v unit sums kept".sp
 for form in ("*fp32", "*bf16"):
     for last in (False, True):
         shape = {"LAST": last, "ROWS": 2, "COLS": 256}
-        types = {**real, **dict.fromkeys("x s g gx".split(), form), "bits": "*i32"}
+        types = {**real, **dict.fromkeys("x s g gx".split(), form), "bits": "*u8"}
         chip = {**types, **dict.fromkeys("whole_u whole_v v_th bias kept".split(), "*i32")}
-        check(k.forward, types, {"WHOLE": False, "BITS": True, "WORD": 16, **shape})
+        check(k.forward, types, {"WHOLE": False, "BITS": True, "BYTE": 4, **shape})
         states = {**chip, "keep_u": "*i32", "keep_v": "*i32"}
-        check(k.forward, states, {"WHOLE": True, "BITS": False, "WORD": 16, **shape})
-        check(k.backward_of_bits, types, {"WORD": 16, **shape})
+        check(k.forward, states, {"WHOLE": True, "BITS": False, "BYTE": 4, **shape})
+        check(k.backward_of_bits, types, {"BYTE": 4, **shape})
         for whole in (False, True):
             for surrogate in range(3):
                 check(
