@@ -92,7 +92,7 @@ def _spread_(parameter, row, start, run):
 
 
 def _collect(sums: np.ndarray, row: np.ndarray, parameter: Any, start: int, run: int) -> None:
-    """sums[channel] += row, which is set to zero; for a number, sums[0] += row."""
+    """sums[channel] += row; for a number, sums[0] += row."""
 
 
 @overload(_collect)
@@ -101,7 +101,6 @@ def _collect_(sums, row, parameter, start, run):
 
         def collect(sums, row, parameter, start, run):
             sums[0] += _sum(row)
-            row[:] = 0
 
         return collect
 
@@ -114,7 +113,6 @@ def _collect_(sums, row, parameter, start, run):
             else:
                 sums[channel] += _sum(row[k : k + count])
             k += count
-        row[:] = 0
 
     return collect
 
@@ -210,11 +208,12 @@ def _two(above, th, half):
 
 @_inline
 def _rows(a, t, own, beyond):
-    """Four steps of the columns `own` from t on; `beyond` for those that a does not have."""
+    """Four steps of the columns `own` from t on; rows of `beyond` [3, TILE] for those that a does not
+    have."""
     n, steps = own.stop - own.start, a.shape[0]
-    a1 = a[t + 1, own] if t + 1 < steps else beyond[:n]
-    a2 = a[t + 2, own] if t + 2 < steps else beyond[:n]
-    a3 = a[t + 3, own] if t + 3 < steps else beyond[:n]
+    a1 = a[t + 1, own] if t + 1 < steps else beyond[0, :n]
+    a2 = a[t + 2, own] if t + 2 < steps else beyond[1, :n]
+    a3 = a[t + 3, own] if t + 3 < steps else beyond[2, :n]
     return a[t, own], a1, a2, a3
 
 
@@ -248,7 +247,7 @@ def forward(x, s, bits, keep_u, keep_v, v_th, bias, run, first, last):
     """Columns first..last of x -> s, both [T, M], and of bits, uint8 [ceil(T / 4), M], if it is not None."""
     steps = x.shape[0]
     scratch, state = _states_array(4, TILE, keep_u), _states_array(2, PITCH, keep_u).ravel()
-    nothing, spare = np.zeros(TILE, x.dtype), np.empty(TILE, s.dtype)
+    nothing, spare = np.zeros((3, TILE), x.dtype), np.empty((3, TILE), s.dtype)
     zero = state.dtype.type(0)
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
@@ -368,8 +367,9 @@ def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, 
     steps = x.shape[0]
     fours = 4 * ((steps + 3) // 4)
     vs, us = np.empty((fours + 2) * PITCH, real), np.empty(0 if whole is None else (fours + 1) * PITCH, real)
-    state, scratch, rows = np.empty(6 * PITCH, real), np.empty((4, TILE), real), np.empty((6, TILE), np.int32)
-    nothing, spare = np.zeros(TILE, real), np.empty(TILE, real)
+    state = np.empty((2 if sums is None else 6) * PITCH, real)
+    scratch, rows = np.empty((4, TILE), real), np.empty((6, TILE), np.int32)
+    nothing, spare = np.zeros((3, TILE), real), np.empty((3, TILE), real)
     vs[: 2 * PITCH if whole is None else len(vs)] = zero
     us[:] = zero
     for start in range(first, last, TILE):
@@ -377,13 +377,13 @@ def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, 
         own = slice(start, start + n)
         a_u, a_v = _spread(keep_u, scratch[0, :n], start, run), _spread(keep_v, scratch[1, :n], start, run)
         ths, bs = _spread(v_th, scratch[2, :n], start, run), _spread(bias, scratch[3, :n], start, run)
-        state[:] = zero
         if whole is None:
+            state[: 2 * PITCH] = zero
             for t in range(0, steps, 4):
                 _states_pass(_rows(x, t, own, nothing), vs[t * PITCH :], state, a_u, a_v, ths, bs, zero)
-            state[:] = zero
         else:
             _whole_states(x, us, vs, whole, rows, unit, start, run, n)
+        state[:] = zero
         for t in range(fours - 4, -1, -4):
             gs, gxs, v, u = _rows(g, t, own, nothing), _rows(gx, t, own, spare), vs[t * PITCH :], us[t * PITCH :]
             had = one if t else zero  # before the first step there is no bias in v
@@ -425,7 +425,7 @@ def backward_of_bits(g, bits, gx, keep_u, keep_v, run, first, last):
     """Columns first..last of gx from g and the bits of `forward`, for the rectangle."""
     real = g.dtype
     scratch, state = np.empty((2, TILE), real), np.empty(2 * PITCH, real)
-    nothing, spare = np.zeros(TILE, real), np.empty(TILE, real)
+    nothing, spare = np.zeros((3, TILE), real), np.empty((3, TILE), real)
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
         own = slice(start, start + n)
