@@ -33,8 +33,8 @@ class SpikeEncoder(nn.Module):
         self.neuron = CubaLIF(a.channels, decay_u=0.9, decay_v=a.decay_v, surrogate=a.surrogate)
 
     def forward(self, f0: Float[Tensor, "B L D"]) -> Float[Tensor, "T B C h w"]:
-        x = self.drive(f0)
-        return self.neuron(x.expand(self.steps, *x.shape).contiguous())
+        x = self.drive(f0).movedim(1, -1)  # [B, h, w, C], as it lies in memory
+        return self.neuron(x.expand(self.steps, *x.shape).contiguous().movedim(-1, 2))
 
     def drive(self, f0: Float[Tensor, "B L D"]) -> Float[Tensor, "B C h w"]:
         """What each neuron is given in every step."""

@@ -40,7 +40,8 @@ class Codebook(nn.Module):
         chosen = distance.argmin(1)
         q = self.entries[chosen].view_as(x)
         if self.training:
-            self._learn(flat, F.one_hot(chosen, len(self.entries)).to(flat.dtype))
+            with torch.autocast(flat.device.type, enabled=False):
+                self._learn(flat.float(), F.one_hot(chosen, len(self.entries)).float())
         return chosen.view(x.shape[:-1]), x + (q - x).detach()
 
     @torch.no_grad()

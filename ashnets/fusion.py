@@ -1,8 +1,10 @@
 """Where the two visual encoders meet (V' = F + r E), and where vision meets text."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ashnets.config import ModelConfig
@@ -34,25 +36,74 @@ class Fusion(nn.Module):
         return f + self.r * e
 
 
+class Groups(NamedTuple):
+    """Which image each of M texts is about, and the text's place among the texts of that image, of which there are at
+    most `most`. What texts ask of one image then goes there together, and the image's tokens are there once."""
+
+    image: Int[Tensor, " M"]
+    place: Int[Tensor, " M"]
+    images: int
+    most: int
+
+    def together(self, q: Float[Tensor, "M N D"]) -> Float[Tensor, "B KN D"]:
+        """The tokens of each image's texts in one row, zeros where an image has fewer texts than another."""
+        row = q.new_zeros(self.images, self.most, *q.shape[1:])
+        row[self.image, self.place] = q
+        return row.flatten(1, 2)
+
+    def apart(self, row: Float[Tensor, "B KN D"]) -> Float[Tensor, "M N D"]:
+        """Inverse of `together`."""
+        return row.unflatten(1, (self.most, -1))[self.image, self.place]
+
+
+def groups_of(text_image: Int[Tensor, " M"], images: int) -> Groups:
+    """Groups by `text_image`, in any order."""
+    order = text_image.argsort(stable=True)
+    count = text_image.bincount(minlength=images)
+    first = count.cumsum(0) - count
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device) - first[text_image[order]]
+    return Groups(text_image, place, images, int(count.max()))
+
+
+class CrossModalLayer(nn.TransformerDecoderLayer):
+    """Text tokens attend to themselves and then to visual tokens, pre-norm."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+
+    def forward(self, w: Tensor, padding: Tensor, v: Tensor, groups: Groups | None) -> Tensor:  # pyright: ignore
+        h = self.norm1(w)
+        w = w + self.dropout1(self.self_attn(h, h, h, key_padding_mask=padding, need_weights=False)[0])
+        w = w + self.dropout2(self.look(self.norm2(w), v, groups))
+        return w + self.dropout3(self.linear2(self.dropout(F.gelu(self.linear1(self.norm3(w))))))
+
+    def look(self, w: Tensor, v: Tensor, groups: Groups | None) -> Tensor:
+        """`multihead_attn` of w [M, N, D] to v [M, L, D], or [B, L, D] of the images that `groups` names."""
+        m, d = self.multihead_attn, w.shape[-1]
+        q = F.linear(w, m.in_proj_weight[:d], m.in_proj_bias[:d])
+        k, value = F.linear(v, m.in_proj_weight[d:], m.in_proj_bias[d:]).chunk(2, -1)
+        q = groups.together(q) if groups else q
+        q, k, value = (x.unflatten(-1, (m.num_heads, -1)).transpose(1, 2) for x in (q, k, value))
+        seen = F.scaled_dot_product_attention(q, k, value, dropout_p=m.dropout if self.training else 0.0)
+        seen = seen.transpose(1, 2).flatten(2)
+        return m.out_proj(groups.apart(seen) if groups else seen)
+
+
 class CrossModalEncoder(nn.Module):
     """Text tokens W [M, N, D] attend to themselves and to visual tokens V' [M, L, D]: pre-norm transformer decoder
-    layers of torch."""
+    layers, with torch's weights."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config.fusion
-        self.layers = nn.ModuleList(
-            nn.TransformerDecoderLayer(
-                config.width, c.heads, 4 * config.width, c.dropout, "gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(c.depth)
-        )
+        self.layers = nn.ModuleList(CrossModalLayer(config.width, c.heads, c.dropout) for _ in range(c.depth))
         self.norm = nn.LayerNorm(config.width)
 
     def forward(
-        self, w: Float[Tensor, "M N D"], padding: Bool[Tensor, "M N"], v: Float[Tensor, "M L D"]
+        self, w: Float[Tensor, "M N D"], padding: Bool[Tensor, "M N"], v: Float[Tensor, "B L D"], groups: Groups | None
     ) -> Float[Tensor, "M N D"]:
-        """padding is True where there is no token."""
+        """padding is True where there is no token. v: of each text, or with `groups` of each image."""
         for layer in self.layers:
-            w = layer(w, v, tgt_key_padding_mask=padding)
+            w = layer(w, padding, v, groups)
         return self.norm(w)

@@ -1,41 +1,60 @@
 """The whole ASH-Net, and what one forward pass hands to the objectives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ashnets.abstract import SemanticAbstractEncoder
 from ashnets.codebook import CodebookEncoder
 from ashnets.concrete import VisualConcreteEncoder
 from ashnets.config import ModelConfig
-from ashnets.fusion import CrossModalEncoder, Fusion
+from ashnets.fusion import CrossModalEncoder, Fusion, groups_of
 from ashnets.heads import AnswerHead, EmbeddingHead, SpellingEmbeddingHead, TokenEmbeddingHead
 from ashnets.text import TextEncoder, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """One batch on its device. Texts are captions or questions; several may belong to one image.
+    """One batch. Texts are captions or questions; several may belong to one image.
 
-    images [B, 3, H, W], normalised; view the same images augmented anew, or None; tokens of M texts; text_image [M]
-    the index of each text's image; image_ids [B], equal for images that are the same; picture_ids, the same for each
-    image of a pair by itself, or None where no objective asks; answers [M], -1 for one that the
-    model cannot give, or None; scores [M, A], what each answer that it can give is worth, 0 to 1, or None. Where
-    texts are about pairs, the two images of one follow each other, B counts pairs and the first axis is 2 B.
+    images [B, 3, H, W], normalised, or uint8 until `to` has brought them to their device; view the same images
+    augmented anew, or None; tokens of M texts; text_image [M] the index of each text's image; image_ids [B], equal for
+    images that are the same; picture_ids, the same for each image of a pair by itself, or None where no objective asks;
+    answers [M], -1 for one that the model cannot give, or None; scores [M, A], what each answer that it can give is
+    worth, 0 to 1, or None. Where texts are about pairs, the two images of one follow each other, B counts pairs and the
+    first axis is 2 B.
     """
 
-    images: Float[Tensor, "B 3 H W"]
+    images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]
     tokens: Tokens
     text_image: Int[Tensor, " M"]
     image_ids: Int[Tensor, " B"]
     picture_ids: Int[Tensor, " P"] | None = None
-    view: Float[Tensor, "B 3 H W"] | None = None
+    view: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"] | None = None
     answers: Int[Tensor, " M"] | None = None
     scores: Float[Tensor, "M A"] | None = None
+
+    def to(self, device: torch.device) -> "Inputs":
+        """The same on a device, where uint8 images are normalised."""
+
+        def moved(value: Tensor) -> Tensor:
+            there = value.to(device, non_blocking=True)
+            return normalise(there) if there.dtype == torch.uint8 else there
+
+        return self._each(moved)
+
+    def pin_memory(self) -> "Inputs":
+        """The same in memory that a GPU reads by itself."""
+        return self._each(lambda value: value.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        changed: dict[str, Any] = {name: change(value) for name, value in tensors.items()}
+        return replace(self, tokens=Tokens(*map(change, self.tokens)), **changed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,26 +125,33 @@ class AshNet(nn.Module):
     def embed_texts(self, w: Float[Tensor, "M N D"], tokens: Tokens) -> Float[Tensor, "M K"]:
         return self.text_head(w, tokens)
 
-    def answer(self, w: Tensor, padding: Tensor, v: Tensor) -> Float[Tensor, "M A"]:
-        """Answer logits of texts W [M, N, D] about visual tokens V' [M, L, D], one row for each text."""
+    def answer(self, w: Tensor, padding: Tensor, v: Tensor, text_image: Tensor | None = None) -> Float[Tensor, "M A"]:
+        """Answer logits of texts W [M, N, D] about visual tokens V', one row for each text: [M, L, D], or [B, L, D] of
+        the images that `text_image` [M] names, which costs less where several texts are about one image."""
         if self.answer_head is None:
             raise ValueError("this model has no answers to choose from; build it with the size of an answer vocabulary")
-        return self.answer_head(*self._read(w, padding, v))
+        return self.answer_head(*self._read(w, padding, v, text_image))
 
-    def match(self, w: Tensor, padding: Tensor, v: Tensor) -> Float[Tensor, "M 2"]:
-        """Logits of whether each text W [M, N, D] does not, or does, fit its visual tokens V' [M, L, D]."""
+    def match(self, w: Tensor, padding: Tensor, v: Tensor, text_image: Tensor | None = None) -> Float[Tensor, "M 2"]:
+        """Logits of whether each text W [M, N, D] does not, or does, fit its visual tokens V', as in `answer`."""
         if self.match_head is None:
             raise ValueError("this model cannot match texts and images; build it with fusion.match")
-        return self.match_head(*self._read(w, padding, v))
+        return self.match_head(*self._read(w, padding, v, text_image))
 
-    def _read(self, w: Tensor, padding: Tensor, v: Tensor) -> tuple[Float[Tensor, "M K D"], Float[Tensor, "M K D"]]:
+    def _read(
+        self, w: Tensor, padding: Tensor, v: Tensor, text_image: Tensor | None
+    ) -> tuple[Float[Tensor, "M K D"], Float[Tensor, "M K D"]]:
         """[CLS] of each text after it has looked at each of its K images by itself, and those images' mean tokens."""
         images = self.config.fusion.images
         if images > 1:
             w, padding = w.repeat_interleave(images, 0), padding.repeat_interleave(images, 0)
             v = v.unflatten(1, (images, -1)).flatten(0, 1)
-        h = self.cross(w, padding, v)[:, 0]
-        return h.unflatten(0, (-1, images)), v.mean(1).unflatten(0, (-1, images))
+            if text_image is not None:
+                text_image = (images * text_image[:, None] + torch.arange(images, device=w.device)).flatten()
+        groups = None if text_image is None else groups_of(text_image, len(v))
+        h, mean = self.cross(w, padding, v, groups)[:, 0], v.mean(1)
+        mean = mean if text_image is None else mean[text_image]
+        return h.unflatten(0, (-1, images)), mean.unflatten(0, (-1, images))
 
 
 def parameters(module: nn.Module) -> int:

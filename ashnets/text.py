@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import log, sqrt
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -15,6 +16,7 @@ from ashnets.config import ModelConfig
 
 PAD, CLS, SEP, MASK = "[PAD]", "[CLS]", "[SEP]", "[MASK]"
 _WORD = re.compile(r"\w+")
+_KEPT = 1 << 15  # texts whose encoding is kept, some 60 MB
 
 
 class Tokens(NamedTuple):
@@ -80,17 +82,23 @@ class TextCodec:
         self.tokenizer = tokenizer
         self.lexicon = dict(sorted(lexicon.items()))  # an order of its own, whatever file it came from
         self._index = {spelling: i for i, spelling in enumerate(self.lexicon, 1)}
+        self._known: dict[str, tuple[list[int], list[int], list[int]]] = {}
 
     def encode(self, texts: Sequence[str]) -> Tokens:
-        """Tokens cut to the longest text of the batch."""
-        encodings = self.tokenizer.encode_batch(list(texts))
-        ids = torch.tensor([e.ids for e in encodings])
-        padding = torch.tensor([e.attention_mask for e in encodings]) == 0
+        """Tokens cut to the longest text of the batch. Training asks for the same texts again and again: what they are
+        encoded to is kept."""
+        if len(self._known) > _KEPT:
+            self._known.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        for text, e in zip(new, self.tokenizer.encode_batch(new), strict=True):
+            bag = sorted(self._index[s] for s in spellings(text) if s in self._index)
+            self._known[text] = e.ids, e.attention_mask, bag
+        ids, mask, bags = zip(*(self._known[text] for text in texts), strict=True)
+        padding = torch.from_numpy(np.array(mask, np.int64) == 0)
         used = max(1, int((~padding).sum(1).max()))
-        bags = [sorted(self._index[s] for s in spellings(text) if s in self._index) for text in texts]
         most = max(1, *map(len, bags))
-        padded = torch.tensor([bag + [0] * (most - len(bag)) for bag in bags])
-        return Tokens(ids[:, :used], padding[:, :used], padded)
+        padded = np.array([bag + [0] * (most - len(bag)) for bag in bags], np.int64)
+        return Tokens(torch.from_numpy(np.array(ids, np.int64))[:, :used], padding[:, :used], torch.from_numpy(padded))
 
 
 class TextEncoder(nn.Module):

@@ -126,4 +126,4 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
                 f"optimizer.safetensors: '{name}' is not a parameter of this run; the folder mixes two runs, restore it"
             )
         p = by_name[name]
-        optimizer.state[p][field] = value if field == "step" else value.to(p.device)
+        optimizer.state[p][field] = value.to(p.device)

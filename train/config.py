@@ -80,6 +80,15 @@ class TrainConfig:
     save_every: int = 175
     """Steps between checkpoints; each is evaluated on the validation split."""
     log_every: int = 10
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the model's matrix products; weights and neurons' states stay float32. auto: bfloat16 on CUDA and on
+    processors with units for it (AVX512-BF16, AMX), else float32."""
+    compile: Literal["", "default", "reduce-overhead", "max-autotune"] = ""
+    """torch.compile's mode for stem, transformers and spiking layers; reduce-overhead records CUDA graphs, which small
+    models gain by. Empty: none."""
+    recompute: bool = False
+    """Transformer blocks keep their inputs alone and compute the rest again in the backward pass: less memory, more
+    time (activation checkpointing)."""
     seed: int = 0
 
 

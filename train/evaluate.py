@@ -115,7 +115,7 @@ def evaluate_answers(
         texts = [text for i in indices for text in data.texts(i)]
         text_image = torch.tensor([k for k, i in enumerate(indices) for _ in data.texts(i)], device=device)
         tokens = codec.encode(texts).to(device)
-        logits = model.answer(model.text(tokens), tokens.padding, vision.v[text_image]).float().cpu().numpy()
+        logits = model.answer(model.text(tokens), tokens.padding, vision.v, text_image).float().cpu().numpy()
         scores.append(logits)
         predictions.append(logits.argmax(1))
         ids += [name for i in indices for name in data.text_ids(i)]
@@ -214,8 +214,8 @@ def _matcher(model: AshNet, data: ImageTextData, codec: TextCodec, count: int) -
             for start in range(first, last, PAIRS):
                 part = slice(start, min(start + PAIRS, last))
                 tokens = codec.encode([texts[t] for t in wanted[part]]).to(device)
-                seen = vision.v[torch.from_numpy(images[part] - indices.start).to(device)]
-                logits = model.match(model.text(tokens), tokens.padding, seen).float()
+                text_image = torch.from_numpy(images[part] - indices.start).to(device)
+                logits = model.match(model.text(tokens), tokens.padding, vision.v, text_image).float()
                 scores[part] = (logits[:, 1] - logits[:, 0]).cpu().numpy()
         return scores
 

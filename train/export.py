@@ -249,8 +249,8 @@ def check(run: Run, model: AshNet, opened: OpenBundle, samples: int | None) -> d
         tally.images += len(pixels)
         tally.questions += len(texts)
         if run.answers:
-            rows = [k for k, i in enumerate(indices) for _ in data.texts(i)]
-            logits = model.answer(w_torch, tokens.padding, vision.v[rows])
+            rows = torch.tensor([k for k, i in enumerate(indices) for _ in data.texts(i)])
+            logits = model.answer(w_torch, tokens.padding, vision.v, rows)
             part = host("answer", w=w_torch.numpy(), padding=tokens.padding.numpy(), v=vision.v[rows].numpy())[0]
             tally.add("logits", part, logits)
             given = opened.logits(opened.see(pixels.numpy())[rows], texts).argmax(1)

@@ -7,15 +7,15 @@ ends with the same bits.
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ashnets.model import AshNet, Inputs, normalise
+from ashnets.model import AshNet, Inputs
 from hw.errors import UserError
 from quantize.loop import ChipInTheLoop
 from train.checkpoint import (
@@ -27,10 +27,11 @@ from train.checkpoint import (
     save_checkpoint,
 )
 from train.config import TrainConfig
-from train.data import Batch, ImageTextData, batches, collate
+from train.data import ImageTextData
 from train.evaluate import Ranking, evaluate
+from train.execution import Deterministic, attention, autocast, prepare
+from train.loader import Batches, deaths_told, load_ahead
 from train.logs import RunLog
-from train.metrics.vqa import soft_scores
 from train.run import Bundle, Run, fill, load_model, quantized_stack
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -44,39 +45,19 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def seed_step(seed: int, step: int) -> np.random.Generator:
-    """Seed torch for one step and return numpy's generator for it."""
-    torch_seed, numpy_seed = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64)
-    torch.manual_seed(int(torch_seed))
-    return np.random.default_rng(int(numpy_seed))
-
-
-def augmentation(config: TrainConfig, size: int) -> v2.Transform:
-    """What happens to a training image, uint8 [3, H, W]: cropping, rotation, mirroring and erasing, where asked for."""
-    steps: list[nn.Module] = []
-    if config.crop < 1:
-        steps.append(v2.RandomResizedCrop(size, scale=(config.crop, 1.0), ratio=(0.9, 1.1), antialias=True))
-    if config.rotate:
-        steps.append(v2.RandomAffine([-config.rotate, config.rotate], fill=255))
-    if config.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if config.erase:
-        steps.append(v2.RandomErasing(p=config.erase, scale=(0.05, 0.25), value=255))
-    return v2.Compose(steps or [v2.Identity()])
-
-
-def recolouring(config: TrainConfig) -> list[v2.Transform]:
-    """What else happens to the second view of an image: other light, and other colours or none where asked for."""
-    saturation = 0.5 if config.view_hue else 0.0
-    steps: list[v2.Transform] = [v2.ColorJitter(0.3, 0.3, saturation, config.view_hue)]
-    return [*steps, v2.RandomGrayscale(config.view_grey)] if config.view_grey else steps
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for one step: its dropout, and what its objectives draw."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
 
 
 class Trainer:
     """Holds what a run needs in memory. `train` goes on from the newest checkpoint to the end."""
 
-    def __init__(self, run: Run, train_data: ImageTextData, val_data: ImageTextData, device: torch.device) -> None:
-        self.run, self.config, self.device = run, run.config.train, device
+    def __init__(
+        self, run: Run, train_data: ImageTextData, val_data: ImageTextData, device: torch.device, workers: int = 0
+    ) -> None:
+        """workers: processes that make batches ahead."""
+        self.run, self.config, self.device, self.workers = run, run.config.train, device, workers
         self.train_data, self.val_data = train_data, val_data
         torch.manual_seed(self.config.seed)
         bundle = Bundle(run.config, len(run.answers))
@@ -94,17 +75,12 @@ class Trainer:
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
         self.ema: Tensors = {}
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self.answer_index = {answer: i for i, answer in enumerate(run.answers)}
-        self.images_by_id: dict[str, list[int]] = {}
-        for i in range(len(train_data)):
-            self.images_by_id.setdefault(train_data.image_id(i), []).append(i)
-        size = run.config.model.concrete.image_size
-        self.augment = augmentation(self.config, size)
-        self.augment_view = v2.Compose([self.augment, *recolouring(self.config)])
+        self.batches = Batches(run, train_data)
+        prepare(self.bundle.model, self.config, device)
 
     def load_weights(self, weights: Tensors) -> None:
         """Start from the weights of another run: all that has the same name and shape. The answer head may differ, and
@@ -125,13 +101,14 @@ class Trainer:
         checkpoint = newest_checkpoint(self.run.folder)
         if checkpoint:
             self._restore(checkpoint)
-        elif self.config.ema:
-            self.ema = {name: p.detach().clone() for p, name in self.names.items()}
-        with RunLog(self.run.folder, self.step) as log, Deterministic(self.device):
+        else:
+            self.start_average()
+        ahead = load_ahead(self.batches, range(self.step, self.config.steps), self.device, self.workers)
+        with RunLog(self.run.folder, self.step) as log, Deterministic(self.device), closing(ahead), deaths_told():
             if not checkpoint:
                 self._evaluate_and_save(log)
-            while self.step < self.config.steps:
-                values = self._train_step()
+            for inputs in ahead:
+                values = self.train_step(inputs)
                 self.step += 1
                 if report:
                     report(self.step, self.config.steps, values)
@@ -140,85 +117,60 @@ class Trainer:
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                     self._evaluate_and_save(log)
 
-    def inputs(self, step: int) -> Inputs:
-        """The batch of a step: distinct ids, one image of each, so that ids with many images weigh no more. Reseeds
-        torch and numpy."""
-        rng = seed_step(self.config.seed, step)
-        ids = batches(len(self.images_by_id), self.config.batch, self.config.seed, step)
-        groups = list(self.images_by_id.values())
-        indices = [rng.choice(groups[i]) for i in ids]
-        batch = collate(self.train_data, indices, rng, self.config.texts_per_image)
-        images = torch.from_numpy(batch.images)
-        needs_view = any(o.needs_view for o in self.bundle.objectives.values())
-        return Inputs(
-            images=self._augmented(self.augment, images),
-            view=self._augmented(self.augment_view, images) if needs_view else None,
-            tokens=self.run.codec.encode(batch.texts).to(self.device),
-            text_image=torch.from_numpy(batch.text_image).to(self.device),
-            image_ids=torch.from_numpy(ids).to(self.device),
-            picture_ids=torch.from_numpy(picture_ids(batch, ids)).to(self.device) if needs_view else None,
-            answers=self._answers(batch) if batch.answers else None,
-            scores=self._scores(batch) if "vqa_soft" in self.bundle.objectives else None,
-        )
+    def start_average(self) -> None:
+        """Let the averaged weights be the present ones, where the config wants any."""
+        if self.config.ema:
+            self.ema = {name: p.detach().clone() for p, name in self.names.items()}
 
-    def _answers(self, batch: Batch) -> Tensor:
-        return torch.tensor([self.answer_index.get(answer, -1) for answer in batch.answers], device=self.device)
-
-    def _scores(self, batch: Batch) -> Tensor:
-        scores = torch.zeros(len(batch.texts), len(self.answer_index))
-        for row, votes in zip(scores, batch.votes, strict=True):
-            for answer, worth in soft_scores(votes).items():
-                if answer in self.answer_index:
-                    row[self.answer_index[answer]] = worth
-        return scores.to(self.device)
-
-    def _augmented(self, augment: v2.Transform, images: Tensor) -> Tensor:
-        return normalise(torch.stack([augment(image) for image in images]).to(self.device, non_blocking=True))
-
-    def _train_step(self) -> dict[str, float]:
+    def train_step(self, inputs: Inputs) -> dict[str, float]:
         if self.run.quantized:  # the host is frozen: its norms must not move either
             self.bundle.eval()
             self.bundle.model.abstract.stack.train()
         else:
             self.bundle.train()
-        inputs = self.inputs(self.step)
-        model = self.bundle.model
-        with autocast(self.device):
-            vision = model.vision(inputs.images)
-            w = model.text(inputs.tokens)
-            total = torch.zeros((), device=self.device)
-            values = {"rate_in": vision.s_in.detach().mean(), "rate": vision.s_out.detach().mean()}
-            for name, weight in self.config.objectives.items():
-                loss, logs = self.bundle.objectives[name](model, inputs, vision, w)
-                total = total + weight * loss
-                values |= {name: loss.detach()} | {f"{name}/{key}": value for key, value in logs.items()}
-            if self.teacher is not None:
-                with torch.no_grad():
-                    wanted = self.teacher(vision.s_in).mean(0)
-                distance = (vision.s_out.mean(0) - wanted).square().mean()
-                total = total + self.run.config.distill * distance
-                values["distill"] = distance.detach()
-        self._refuse_non_finite({"loss": total} | {name: values[name] for name in self.config.objectives})
+        seed_step(self.config.seed, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        with attention(self.device):
+            with autocast(self.config, self.device):
+                total, values = self._loss(inputs)
+            total.backward()
         norm = nn.utils.clip_grad_norm_(self.names, self.config.clip)
-        self._refuse_non_finite({"gradient norm": norm})
+        values |= {"loss": total, "gradient_norm": norm}
+        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()  # waits for the GPU once
+        logged = dict(zip(values, numbers, strict=True))
+        self._refuse_non_finite({name: logged[name] for name in ("loss", *self.config.objectives, "gradient_norm")})
         lr = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         if self.config.ema:
-            with torch.no_grad():
-                for p, name in self.names.items():
-                    self.ema[name].lerp_(p, 1 - self.config.ema)
-        values |= {"loss": total.detach(), "gradient_norm": norm}
-        return {key: float(value) for key, value in values.items()} | {"lr": lr}
+            averaged = [self.ema[name] for name in self.names.values()]
+            get_ema_multi_avg_fn(self.config.ema)(averaged, [p.detach() for p in self.names], None)
+        return logged | {"lr": lr}
 
-    def _refuse_non_finite(self, values: dict[str, Tensor]) -> None:
+    def _loss(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the objectives, and what is logged of them."""
+        model = self.bundle.model
+        vision = model.vision(inputs.images)
+        w = model.text(inputs.tokens)
+        total = torch.zeros((), device=self.device)
+        values = {"rate_in": vision.s_in.mean(), "rate": vision.s_out.mean()}
+        for name, weight in self.config.objectives.items():
+            loss, logs = self.bundle.objectives[name](model, inputs, vision, w)
+            total = total + weight * loss
+            values |= {name: loss} | {f"{name}/{key}": value for key, value in logs.items()}
+        if self.teacher is not None:
+            with torch.no_grad():
+                wanted = self.teacher(vision.s_in).mean(0)
+            values["distill"] = (vision.s_out.mean(0) - wanted).square().mean()
+            total = total + self.run.config.distill * values["distill"]
+        return total, values
+
+    def _refuse_non_finite(self, values: dict[str, float]) -> None:
         for name, value in values.items():
-            if not torch.isfinite(value):
+            if not math.isfinite(value):
                 raise UserError(
-                    f"step {self.step + 1}: {name} is {value.item()}, so that no update was made; "
+                    f"step {self.step + 1}: {name.replace('_', ' ')} is {value}, so that no update was made; "
                     f"the last checkpoint is whole. Lower --train.lr (now {self.config.lr:g}) and resume"
                 )
 
@@ -246,13 +198,6 @@ class Trainer:
         self.step, self.history = checkpoint.step, checkpoint.history
 
 
-def picture_ids(batch: Batch, ids: np.ndarray) -> np.ndarray:
-    """int64, one for each picture of a batch: the record's, or of pairs, which share pictures, by what it shows."""
-    if len(batch.images) == len(ids):
-        return ids
-    return np.unique([picture.tobytes() for picture in batch.images], return_inverse=True)[1]
-
-
 def fitted_positions(model: AshNet, weights: Tensors) -> Tensors:
     """The position embeddings among `weights` for the model's number of tokens, where they are of another."""
     key, vit = "model.concrete.vit.pos_embed", model.concrete.vit
@@ -262,24 +207,3 @@ def fitted_positions(model: AshNet, weights: Tensors) -> Tensors:
 
     grid = list(model.concrete.grid)
     return {key: resample_abs_pos_embed(weights[key], grid, num_prefix_tokens=vit.num_prefix_tokens)}
-
-
-def autocast(device: torch.device):
-    """bf16 on CUDA; nothing on the CPU, where bits are to be reproducible."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-class Deterministic:
-    """Deterministic kernels on the CPU while the block runs."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.enabled = device.type == "cpu"
-
-    def __enter__(self) -> None:
-        self.before = torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(self.enabled)
-        determinism: Any = torch.utils.deterministic
-        determinism.fill_uninitialized_memory = False  # costs time, and nothing reads it
-
-    def __exit__(self, *_: object) -> None:
-        torch.use_deterministic_algorithms(self.before)

@@ -23,6 +23,7 @@ from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, TrainConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load
 from train.evaluate import Ranking, image_batches, images_of
+from train.loader import workers_for
 from train.loop import Report, Trainer
 from train.pretrained import load_image_weights, load_text_weights, pretrained_tokenizer
 from train.run import Bundle, Run, create_run, fill_from_best, float_stack, quantized_stack
@@ -98,15 +99,21 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     return create_run(folder, config, codec, answers, summary)
 
 
-def train_run(run: Run, device: torch.device, report: Report | None = None, init: Run | None = None) -> Run:
-    """Train a run to its end, from its newest checkpoint or, before the first, from the best weights of `init`."""
+def train_run(
+    run: Run, device: torch.device, report: Report | None = None, init: Run | None = None, workers: int | None = None
+) -> Run:
+    """Train a run to its end, from its newest checkpoint or, before the first, from the best weights of `init`.
+    workers: processes that make batches ahead; None as `workers_for` the device."""
     data = load_split(run, "train")
     if data.fingerprint != run.data["fingerprint"]:
         raise UserError(
             f"{run.folder}: data set '{data.name}' is not the one that the run started with ; "
             "install the package versions of requirements.lock, or start a new run"
         )
-    trainer = Trainer(run, data, load_split(run, "val"), device)
+    workers = workers_for(device) if workers is None else workers
+    if workers < 0:
+        raise UserError(f"--workers is {workers}; give the number of processes that make batches, 0 for none")
+    trainer = Trainer(run, data, load_split(run, "val"), device, workers)
     if newest_checkpoint(run.folder) is None:
         if init is not None:
             trainer.load_weights(starting_weights(run, init))

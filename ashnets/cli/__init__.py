@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import tyro
 
 from ashnets.cli.ablation import ablate
+from ashnets.cli.bench import bench
 from ashnets.cli.bits import search, sensitivity
-from ashnets.cli.chip import bench, doctor, keys, report, simulate, worker
+from ashnets.cli.chip import doctor, keys, report, simulate, worker
 from ashnets.cli.data import data
 from ashnets.cli.exchange import export, run, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune

@@ -1,4 +1,4 @@
-"""Commands of the chip side: simulate, report, worker, keys, bench, doctor."""
+"""Commands of the chip side: simulate, report, worker, keys, doctor."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,70 +143,6 @@ def keys(
     written = [str(path) for path in make_keys(folder)]
     next_step = f"ashnets worker --listen tcp://HOST:PORT --keys {folder}"
     return done({"written": written}, json, f"wrote {', '.join(written)}\nnext: {next_step}")
-
-
-def bench(
-    what: Annotated[Literal["simulate", "lava"], tyro.conf.Positional],
-    /,
-    program: Path | None = None,
-    samples: int = 256,
-    out: Path | None = None,
-    json: bool = False,
-) -> int:
-    """Time what simulates a program, side by side on this machine. Outputs are compared first.
-
-    simulate: every simulator against Lava's process simulation; with --out PAGE.html also how the cost grows with
-    neurons, synapses, density, batch and T, as a page with plots. program: a program's folder, to be timed too.
-
-    lava: from start to stop, --samples of --program streamed through one network, against one network per sample.
-    """
-    from hw.program_file import load_program
-
-    given = load_program(program) if program else None
-    if what == "lava":
-        if given is None:
-            raise UserError("bench lava needs --program FOLDER, for example runs/demo/quantized/program")
-        return _bench_lava(given, samples, json)
-    return _bench_simulate(given, out, json)
-
-
-def _bench_lava(program: Any, samples: int, json: bool) -> int:
-    from hw.bench_lava import end_to_end
-
-    if samples < 1:
-        raise UserError(f"--samples is {samples}; run at least 1 sample")
-    row = end_to_end(program, samples)
-    human = (
-        f"{samples} samples of {row['steps']} steps: {row['streamed_seconds']:.1f} s streamed, "
-        f"{row['network_per_sample_seconds']:.1f} s with a network for each; {row['times_faster']:.1f}x"
-    )
-    return done({"bench": "lava", **row}, json, human)
-
-
-def _bench_simulate(program: Any, out: Path | None, json: bool) -> int:
-    from hw.bench import cases, measure
-    from hw.bench_growth import growth
-    from train.report.bench import write_bench_page
-    from train.report.page import check_place
-
-    if out is not None:
-        check_place(out, "bench.html")
-    rows = []
-    for case in cases(program):
-        rows.append(row := measure(case))
-        ours = ", ".join(f"{name[:-11]} {value:.0f}x" for name, value in row.items() if name.endswith("_times_lava"))
-        print(
-            f"{case.name}, batch {case.batch}: Lava {row['lava_us']:.0f} us a step; faster: {ours}; events at "
-            f"{100 * float(row['events_share_of_limit']):.0f} % of the caches' bandwidth",
-            flush=True,
-        )
-    if out is None:
-        return done({"bench": "simulate", "rows": rows}, json)
-    grown = growth()
-    write_bench_page(rows, grown, out)
-    sweeps = [{"name": g.sweep.name, "what": g.sweep.what, "values": g.sweep.values, "us": g.us} for g in grown]
-    found = {"bench": "simulate", "rows": rows, "growth": sweeps, "page": str(out)}
-    return done(found, json, f"wrote {out}: open it in a browser")
 
 
 def doctor(program: Path | None = None, json: bool = False) -> int:

@@ -44,6 +44,7 @@ def train(
     preset: Preset = "tiny",
     config: Path | None = None,
     resume: bool = False,
+    workers: int | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
@@ -51,14 +52,17 @@ def train(
 
     data: a folder of annotations and pictures in an official format, or FORMAT:FOLDER; see 'ashnets data check'.
     config: a file that 'ashnets recipe' wrote, instead of --preset and --train.
+
+    workers: processes that make batches ahead; by default none on a CPU, one for each core but one on a GPU, at most 8.
+    The result does not depend on it.
     """
     from train.stages import new_run
 
     if resume:
-        return _resume(run, device, json)
+        return _resume(run, device, workers, json)
     made = RunConfig(model=PRESETS[preset](), train=train) if config is None else read_config(config)
     made = replace(made, train=on_folder(made.train, data))
-    return _train(new_run(run, made), device, json, next_step=f"ashnets finetune {run} RUN2")
+    return _train(new_run(run, made), device, workers, json, next_step=f"ashnets finetune {run} RUN2")
 
 
 def finetune(
@@ -71,6 +75,7 @@ def finetune(
     config: Path | None = None,
     image_size: int | None = None,
     spikes_alone: float | None = None,
+    workers: int | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
@@ -83,6 +88,8 @@ def finetune(
     config: a file that 'ashnets recipe' wrote, instead of --train. image_size: of the pictures, by default SOURCE's.
 
     spikes_alone: probability that an image is seen by its spikes alone; 1 for a model without the artificial encoder.
+
+    workers: processes that make batches ahead, see 'ashnets train'.
     """
     from train.run import open_run
     from train.stages import at_image_size, new_run
@@ -100,7 +107,7 @@ def finetune(
     if spikes_alone is not None:
         model = replace(model, fusion=replace(model.fusion, spikes_alone=spikes_alone))
     made = new_run(run, replace(start.config, model=model, train=train), start.codec)
-    return _train(made, device, json, init=start, next_step=f"ashnets quantize {run}")
+    return _train(made, device, workers, json, init=start, next_step=f"ashnets quantize {run}")
 
 
 def quantize(
@@ -112,6 +119,7 @@ def quantize(
     ptq: str = "plain",
     distill: float = 0.0,
     resume: bool = False,
+    workers: int | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
@@ -125,17 +133,19 @@ def quantize(
 
     ptq: how it is quantized before it is trained: plain, best, or some of gptq, gpfq, bias, balance joined by +; with
     --steps 0, all there is. distill: weight of the distance to the float stack's firing rates, 1 for example.
+
+    workers: processes that make batches ahead, see 'ashnets train'.
     """
     from train.run import open_run
     from train.stages import qat_config, quantized_run
 
     if resume:
-        return _resume(source, device, json)
+        return _resume(source, device, workers, json)
     start = open_run(source)
     suffix = "mixed" if "=" in quantizer else quantizer.replace(":", "-")
     folder = out or source.with_name(f"{source.name}-{suffix}")
     made = quantized_run(start, folder, qat_config(start, steps, quantizer, ptq, distill))
-    return _train(made, device, json, init=start, next_step=f"ashnets simulate {folder} --verify")
+    return _train(made, device, workers, json, init=start, next_step=f"ashnets simulate {folder} --verify")
 
 
 def tune(
@@ -144,6 +154,7 @@ def tune(
     /,
     chip: str = "imperfect",
     steps: int | None = None,
+    workers: int | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
@@ -151,14 +162,14 @@ def tune(
     the chip's, the backward pass the surrogate's.
 
     chip: a backend, such as imperfect:dead=0.05,stuck=0.02,spread=0.1,seed=0, or addresses of workers. steps: by
-    default four times those of SOURCE.
+    default four times those of SOURCE. workers: processes that make batches ahead, see 'ashnets train'.
     """
     from train.run import open_run
     from train.stages import tuned_run
 
     start = open_run(source)
     made = tuned_run(start, run, chip, steps)
-    return _train(made, device, json, init=start, next_step=f"ashnets evaluate {run} --backend {chip}")
+    return _train(made, device, workers, json, init=start, next_step=f"ashnets evaluate {run} --backend {chip}")
 
 
 def evaluate(
@@ -220,7 +231,7 @@ def evaluate(
     )
 
 
-def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: str) -> int:
+def _train(run: Any, device: str, workers: int | None, json: bool, *, init: Any = None, next_step: str) -> int:
     from quantize.errors import stack_errors
     from train.checkpoint import newest_checkpoint
     from train.progress import training_progress
@@ -229,7 +240,7 @@ def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: st
     from train.stages import train_run
 
     with training_progress(run.folder.name) as progress:
-        train_run(run, choose_device(device), progress, init)
+        train_run(run, choose_device(device), progress, init, workers)
     newest = newest_checkpoint(run.folder)
     assert newest is not None  # train_run has written one
     best = next(entry for entry in newest.history if entry["step"] == newest.best_step)
@@ -242,10 +253,10 @@ def _train(run: Any, device: str, json: bool, *, init: Any = None, next_step: st
     return done(figures, json, f"next: {next_step}")
 
 
-def _resume(folder: Path, device: str, json: bool) -> int:
+def _resume(folder: Path, device: str, workers: int | None, json: bool) -> int:
     from train.run import open_run
     from train.stages import check_resumable
 
     run = open_run(folder)
     check_resumable(run)
-    return _train(run, device, json, next_step=f"ashnets evaluate {folder}")
+    return _train(run, device, workers, json, next_step=f"ashnets evaluate {folder}")

@@ -26,7 +26,7 @@ class ImageTextMatching(Objective):
         text = torch.cat([every, has_image, text_of[has_text]])
         image = torch.cat([inputs.text_image, image_of[has_image], has_text])
         fits = (torch.arange(len(text), device=w.device) < len(every)).long()
-        found = model.match(w[text], inputs.tokens.padding[text], vision.v[image])
+        found = model.match(w[text], inputs.tokens.padding[text], vision.v, image)
         right = (found.argmax(1) == fits).float().mean()
         return F.cross_entropy(found, fits), {"accuracy": right.detach()}
 

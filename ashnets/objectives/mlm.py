@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ashnets.config import LossConfig, ModelConfig
+from ashnets.fusion import groups_of
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective
 from ashnets.text import Tokens
@@ -30,7 +31,8 @@ class MaskedLanguage(Objective):
         shown, hidden = self.hide(inputs.tokens)
         if not hidden.any():
             return 0 * w.sum(), {}
-        h = model.cross(model.text(shown), shown.padding, vision.v[inputs.text_image])
+        groups = groups_of(inputs.text_image, len(vision.v))
+        h = model.cross(model.text(shown), shown.padding, vision.v, groups)
         logits = self.layer(h[hidden]) @ model.text.embedding.T + self.bias
         wanted = inputs.tokens.ids[hidden]
         right = (logits.argmax(1) == wanted).float().mean()

@@ -16,7 +16,7 @@ class AnswerCrossEntropy(Objective):
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if inputs.answers is None:
             raise ValueError("vqa needs answers; Inputs.answers is None")
-        logits = model.answer(w, inputs.tokens.padding, vision.v[inputs.text_image])
+        logits = model.answer(w, inputs.tokens.padding, vision.v, inputs.text_image)
         right = (logits.argmax(1) == inputs.answers).float().mean()
         known = (inputs.answers >= 0).sum().clamp(min=1)
         loss = F.cross_entropy(logits, inputs.answers, ignore_index=-1, reduction="sum") / known
@@ -36,7 +36,7 @@ class SoftAnswers(Objective):
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if inputs.scores is None:
             raise ValueError("vqa_soft needs scores; Inputs.scores is None")
-        logits = model.answer(w, inputs.tokens.padding, vision.v[inputs.text_image])
+        logits = model.answer(w, inputs.tokens.padding, vision.v, inputs.text_image)
         worth = inputs.scores.gather(1, logits.argmax(1, keepdim=True)).mean()
         loss = F.binary_cross_entropy_with_logits(logits, inputs.scores, reduction="sum") / len(logits)
         return loss, {"accuracy": worth.detach()}

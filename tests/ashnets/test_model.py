@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from ashnets.config import PRESETS, ConcreteConfig, TextConfig, tiny
+from ashnets.fusion import CrossModalLayer
 from ashnets.model import AshNet, normalise, parameters
 from tests.ashnets.batches import tokens
 
@@ -93,3 +95,33 @@ def test_without_a_lexicon_texts_are_compared_by_their_tokens(micro):
 
 def test_pixels_are_normalised_to_plus_minus_one():
     assert normalise(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_texts_about_one_image_look_at_it_together_and_read_what_each_would_alone(micro, images):
+    config = replace(micro, fusion=replace(micro.fusion, images=images, match=True, depth=2))
+    model = AshNet(config, 5).eval()
+    text_image = torch.tensor([2, 0, 2, 2, 3, 0])  # in no order, and nothing about image 1
+    w, v = (
+        torch.randn(6, 7, micro.width, requires_grad=True),
+        torch.randn(4, images * 9, micro.width, requires_grad=True),
+    )
+    padding = torch.arange(7) >= torch.tensor([7, 3, 5, 2, 7, 1])[:, None]
+    for ask in (model.answer, model.match):
+        found = []
+        for given in (ask(w, padding, v, text_image), ask(w, padding, v[text_image])):
+            grads = torch.autograd.grad(
+                given.square().sum(), (w, v, model.cross.layers[0].multihead_attn.in_proj_weight)
+            )
+            found.append((given, *grads))
+        for together, alone in zip(*found, strict=True):
+            torch.testing.assert_close(together, alone)
+        assert found[0][2][1].abs().max() == 0
+
+
+def test_a_cross_modal_layer_is_torchs_decoder_layer(micro):
+    layer = CrossModalLayer(16, 2, 0.0)
+    plain = nn.TransformerDecoderLayer(16, 2, 64, 0.0, "gelu", batch_first=True, norm_first=True)
+    plain.load_state_dict(layer.state_dict())
+    w, v, padding = torch.randn(3, 5, 16), torch.randn(3, 9, 16), torch.arange(5) >= torch.tensor([5, 2, 4])[:, None]
+    torch.testing.assert_close(layer(w, padding, v, None), plain(w, v, tgt_key_padding_mask=padding))

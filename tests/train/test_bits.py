@@ -65,7 +65,7 @@ def test_the_teacher_draws_the_firing_rates_to_the_float_stacks(source, tmp_path
                 layer.neuron.bias.add_(0.8)
         for step in range(30):
             trainer.step = step
-            trainer._train_step()
+            trainer.train_step(trainer.batches[step].to(CPU))
         stack, teacher = trainer.bundle.model.abstract.stack, trainer.teacher
         with torch.no_grad():
             s_in = calibration_spikes(source, load_model(source, "float", CPU))

@@ -12,7 +12,8 @@ from tests.conftest import MICRO, micro_config
 from train.data import collate, load
 from train.evaluate import evaluate_answers
 from train.joints import verify_run
-from train.loop import Trainer, picture_ids
+from train.loader import picture_ids
+from train.loop import Trainer
 from train.run import load_model
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
 
@@ -42,7 +43,7 @@ def test_a_picture_that_two_pairs_share_is_the_same_to_the_spiking_contrast(few_
     trained = micro_config("nlvr2", objectives={"vqa": 1.0, "scl": 1.0})
     run = new_run(tmp_path / "run", trained)
     trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), CPU)
-    given = trainer.inputs(0)
+    given = trainer.batches[0].to(CPU)
     vision = trainer.bundle.model.vision(given.images)
     loss = trainer.bundle.objectives["scl"]
     same = torch.zeros(16, dtype=torch.long)

@@ -2,8 +2,8 @@
 
 import csv
 import json
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,8 +12,7 @@ from hw.errors import UserError
 from tests.conftest import MICRO
 from tests.train.official import MAKERS
 from train.config import RunConfig, TrainConfig
-from train.data import collate
-from train.loop import Trainer
+from train.loader import Batches
 from train.stages import load_split, new_run, train_run
 
 CPU = torch.device("cpu")
@@ -66,10 +65,12 @@ def test_a_question_with_a_rare_answer_teaches_nothing_and_is_no_error(tmp_path)
     path.write_text(json.dumps(rows))
     run = trained("vqa", tmp_path / "often", tmp_path, answers_least=2, objectives={"vqa": 1.0, "vqa_soft": 1.0})
     assert run.answers == ["2", "yes"]
-    trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), CPU)
-    batch = collate(trainer.train_data, [0], np.random.default_rng(0), None)
-    assert trainer._answers(batch).tolist() == [0, -1]
-    assert trainer._scores(batch).tolist() == [[1, 0], [0, 1]]  # of ten annotators seven say yes
+    made = Batches(run, load_split(run, "train"))
+    made.config, made.groups = replace(made.config, batch=1, texts_per_image=2), made.groups[:1]
+    given = made[0]
+    order = given.answers.argsort(descending=True)
+    assert given.answers[order].tolist() == [0, -1]
+    assert given.scores[order].tolist() == [[1, 0], [0, 1]]  # of ten annotators seven say yes
     both = trained("vqa", tmp_path / "both", tmp_path, answers_from=("train", "val"), answers_least=4)
     assert both.answers == ["2", "yes"]
     assert trained("vqa", tmp_path / "all", tmp_path).answers == ["2", "rare", "yes"]

@@ -209,7 +209,7 @@ def image_array(data: ImageTextData, indices: Sequence[int] | np.ndarray) -> np.
     """uint8 [B, 3, H, W] of the images `indices`, or [2 B, 3, H, W] of pairs, the two of one after each other."""
     size = data.image_size
     images = np.concatenate([data.image(i).reshape(-1, size, size, 3) for i in indices])
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return images.transpose(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=2)  # the steps of one epoch ask for the same permutation
