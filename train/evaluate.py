@@ -214,8 +214,10 @@ def _matcher(model: AshNet, data: ImageTextData, codec: TextCodec, count: int) -
             for start in range(first, last, PAIRS):
                 part = slice(start, min(start + PAIRS, last))
                 tokens = codec.encode([texts[t] for t in wanted[part]]).to(device)
-                text_image = torch.from_numpy(images[part] - indices.start).to(device)
-                logits = model.match(model.text(tokens), tokens.padding, vision.v, text_image).float()
+                of = images[part]  # in ascending order: few images, each with many texts
+                v = vision.v[of[0] - indices.start : of[-1] - indices.start + 1]
+                text_image = torch.from_numpy(of - of[0]).to(device)
+                logits = model.match(model.text(tokens), tokens.padding, v, text_image).float()
                 scores[part] = (logits[:, 1] - logits[:, 0]).cpu().numpy()
         return scores
 
