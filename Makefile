@@ -1,4 +1,4 @@
-# make demo   the whole line on real data, about half an hour on two cores, ends with runs/demo/report.html
+# make demo   the whole line on real data, about a quarter of an hour on two cores, ends with runs/demo/report.html
 # make test   lint, types and tests, about ten minutes
 # Both set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
 
