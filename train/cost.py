@@ -53,7 +53,7 @@ def cost(config: RunConfig, images: int = 2) -> Cost:
     bundle = Bundle(config, answers=2 if answered else 0).train()
     inputs = random_inputs(config.model, images)
     with FlopCounterMode(display=False) as counter:
-        loss_of(bundle, config, inputs).backward()
+        bundle(inputs)[0].backward()
     held = sum(p.numel() * p.element_size() for p in bundle.parameters() if not p.requires_grad)
     held += sum(b.numel() * b.element_size() for b in bundle.buffers())
     parts = {name: parameters(part) for name, part in bundle.model.named_children()}
@@ -63,16 +63,6 @@ def cost(config: RunConfig, images: int = 2) -> Cost:
         state_bytes=ADAM_BYTES * parameters(bundle) + held,
         images=config.train.steps * config.train.batch,
     )
-
-
-def loss_of(bundle: Bundle, config: RunConfig, inputs: Inputs) -> torch.Tensor:
-    """The weighted sum of a run's objectives, as `Trainer` has it."""
-    model = bundle.model
-    vision, w = model.vision(inputs.images), model.text(inputs.tokens)
-    losses = [
-        weight * bundle.objectives[o](model, inputs, vision, w)[0] for o, weight in config.train.objectives.items()
-    ]
-    return torch.stack(losses).sum()
 
 
 def random_inputs(model: ModelConfig, images: int) -> Inputs:

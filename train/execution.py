@@ -55,14 +55,13 @@ class Deterministic:
 def prepare(model: AshNet, config: TrainConfig, device: torch.device) -> None:
     """Let the model's parts run as the config says. Their weights, and the names of these, stay as they are."""
     if device.type == "cpu" and not config.compile:  # whose own is as fast
-        dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-        for module in dropouts:
-            module.__dict__["forward"] = partial(_dropout, module)
+        dropouts = (module for module in model.modules() if isinstance(module, nn.Dropout))
+        _replace_forward(dropouts, lambda module: partial(_dropout, module))
     if config.recompute:
-        _replace_forward(_blocks(model), lambda forward: partial(checkpoint, forward, use_reentrant=False))
+        _replace_forward(_blocks(model), lambda block: partial(checkpoint, block.forward, use_reentrant=False))
     if config.compile:
-        compiled = partial(torch.compile, fullgraph=True, mode=config.compile)
-        _replace_forward(_branches(model), compiled)
+        mode = config.compile
+        _replace_forward(_branches(model), lambda branch: torch.compile(branch.forward, fullgraph=True, mode=mode))
 
 
 def _dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
@@ -91,6 +90,6 @@ def _branches(model: AshNet) -> list[nn.Module]:
     return [model.concrete.vit.patch_embed, model.concrete.vit.blocks, model.text, model.cross, *layers]
 
 
-def _replace_forward(modules: Iterable[nn.Module], change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def _replace_forward(modules: Iterable[Any], forward: Callable[[Any], Callable[..., Any]]) -> None:
     for module in modules:
-        module.__dict__["forward"] = change(module.forward)
+        module.__dict__["forward"] = forward(module)

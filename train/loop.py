@@ -150,15 +150,8 @@ class Trainer:
 
     def _loss(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the objectives, and what is logged of them."""
-        model = self.bundle.model
-        vision = model.vision(inputs.images)
-        w = model.text(inputs.tokens)
-        total = torch.zeros((), device=self.device)
-        values = {"rate_in": vision.s_in.mean(), "rate": vision.s_out.mean()}
-        for name, weight in self.config.objectives.items():
-            loss, logs = self.bundle.objectives[name](model, inputs, vision, w)
-            total = total + weight * loss
-            values |= {name: loss} | {f"{name}/{key}": value for key, value in logs.items()}
+        total, values, vision = self.bundle(inputs)
+        values = {"rate_in": vision.s_in.mean(), "rate": vision.s_out.mean()} | values
         if self.teacher is not None:
             with torch.no_grad():
                 wanted = self.teacher(vision.s_in).mean(0)

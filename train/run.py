@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
-from ashnets.model import AshNet
+from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives import OBJECTIVES
 from ashnets.stack import SpikingStack
 from ashnets.text import TextCodec
@@ -94,8 +94,19 @@ class Bundle(nn.Module):
         self.objectives = nn.ModuleDict(
             {name: OBJECTIVES[name](config.model, config.train.losses) for name in config.train.objectives}
         )
+        self.weights = config.train.objectives
         if config.quantizer is not None:
             self.quantize(config.quantizer)
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], Vision]:
+        """The weighted sum of the objectives, each of them and what it logs, and what the model saw."""
+        vision, w = self.model.vision(inputs.images), self.model.text(inputs.tokens)
+        total, values = torch.zeros((), device=w.device), {}
+        for name, weight in self.weights.items():
+            loss, logs = self.objectives[name](self.model, inputs, vision, w)
+            total = total + weight * loss
+            values |= {name: loss} | {f"{name}/{key}": value for key, value in logs.items()}
+        return total, values, vision
 
     def quantize(self, quantizer: str) -> None:
         """Replace the float stack by the quantized one that starts from its weights, and freeze everything else."""

@@ -46,11 +46,9 @@ def bench(
             check_place(out, "trace.json")
         with tempfile.TemporaryDirectory() as folder:
             trained = _run(run, config, Path(folder))
-            return (
-                _bench_loader(trained, device, steps, json)
-                if what == "loader"
-                else _bench_step(trained, device, steps, out, json)
-            )
+            if what == "loader":
+                return _bench_loader(trained, device, steps, json)
+            return _bench_step(trained, device, steps, out, json)
     given = load_program(program) if program else None
     if what == "lava":
         if given is None:

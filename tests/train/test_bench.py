@@ -94,7 +94,7 @@ def test_speeds_of_batches_are_measured(run, monkeypatch):
     assert min(found.images_per_second.values()) > 0 < found.wanted
 
 
-def test_commands_time_a_run_a_config_or_the_tiny_recipe(tmp_path, run, capsys):
+def test_commands_time_a_run_and_refuse_what_they_cannot_time(tmp_path, run, capsys):
     trained = train_run(run, CPU)
     trace = tmp_path / "trace.json"
     common = ["--steps", "1", "--device", "cpu", "--json"]
