@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ashnets.config import ModelConfig
+from ashnets.ranks import summed
 
 _STEADY = 0.99
 _LEAST = 1e-5
@@ -48,8 +49,8 @@ class Codebook(nn.Module):
     def _learn(self, x: Float[Tensor, "n C"], chose: Float[Tensor, "n K"]) -> None:
         self.updates += 1
         share = 1 - min(0.4 * int(self.updates), _STEADY)
-        self.counts.lerp_(chose.sum(0), share)
-        self.sums.lerp_(chose.T @ x, share)
+        self.counts.lerp_(summed(chose.sum(0)), share)
+        self.sums.lerp_(summed(chose.T @ x), share)
         used = self.counts[:, None] > _LEAST
         self.entries.copy_(torch.where(used, self.sums / self.counts[:, None], self.entries))
 

@@ -1,13 +1,32 @@
 """Visual concrete encoder: an artificial network with continuous latents."""
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ashnets.config import ModelConfig
+from ashnets.ranks import channel_moments, current
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """torch's, whose statistics are of the whole batch where ranks share one. (torch's SyncBatchNorm runs on GPUs
+    alone.)"""
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        if not self.training or not current():
+            return super().forward(input)
+        mean, square, count = channel_moments(input)
+        mean, variance = mean.to(self.weight.dtype), (square - mean.square()).to(self.weight.dtype)
+        with torch.no_grad():
+            share = cast(float, self.momentum)
+            self.get_buffer("num_batches_tracked").add_(1)
+            self.get_buffer("running_mean").lerp_(mean, share)
+            self.get_buffer("running_var").lerp_(variance * (count / (count - 1)), share)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return input * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
 
 
 class ConvStem(nn.Module):
@@ -24,7 +43,7 @@ class ConvStem(nn.Module):
         for i, o in pairwise(sizes):
             for inputs, stride in ((i, 2), (o, 1)):
                 conv = nn.Conv2d(inputs, o, 3, stride=stride, padding=1, bias=False)
-                blocks += [conv, nn.BatchNorm2d(o), nn.ReLU()]
+                blocks += [conv, BatchNorm(o), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks[:-1])
         side = img_size // 2 ** (len(stem) + 1)
         self.grid_size = (side, side)

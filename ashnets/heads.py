@@ -43,6 +43,7 @@ class SpellingEmbeddingHead(nn.Module):
     """
 
     rarity: Tensor
+    dropped = 0.4  # so that no single spelling carries a text
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class SpellingEmbeddingHead(nn.Module):
         self.rarity[1 : len(lexicon) + 1] = torch.tensor(list(lexicon.values()))
 
     def forward(self, w: Float[Tensor, "M N D"], tokens: Tokens) -> Float[Tensor, "M K"]:
-        q = F.dropout(self.rarity[tokens.bags], 0.4, self.training)  # so that no single spelling carries a text
+        q = F.dropout(self.rarity[tokens.bags], self.dropped, self.training)
         return F.normalize(self.spellings(tokens.bags, per_sample_weights=q), dim=-1)
 
 

@@ -14,6 +14,7 @@ from ashnets.concrete import VisualConcreteEncoder
 from ashnets.config import ModelConfig
 from ashnets.fusion import CrossModalEncoder, Fusion, groups_of
 from ashnets.heads import AnswerHead, EmbeddingHead, SpellingEmbeddingHead, TokenEmbeddingHead
+from ashnets.ranks import Split
 from ashnets.text import TextEncoder, Tokens
 
 
@@ -26,7 +27,8 @@ class Inputs:
     images that are the same; picture_ids, the same for each image of a pair by itself, or None where no objective asks;
     answers [M], -1 for one that the model cannot give, or None; scores [M, A], what each answer that it can give is
     worth, 0 to 1, or None. Where texts are about pairs, the two images of one follow each other, B counts pairs and the
-    first axis is 2 B.
+    first axis is 2 B. split: where this is a rank's part of a batch, how that is split; its texts are then as long as
+    the longest of the batch.
     """
 
     images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]
@@ -37,6 +39,7 @@ class Inputs:
     view: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"] | None = None
     answers: Int[Tensor, " M"] | None = None
     scores: Float[Tensor, "M A"] | None = None
+    split: Split | None = None
 
     def to(self, device: torch.device) -> "Inputs":
         """The same on a device, where uint8 images are normalised."""
@@ -92,6 +95,13 @@ class AshNet(nn.Module):
         self.text_head = SpellingEmbeddingHead(config) if config.text.lexicon else TokenEmbeddingHead(config)
         self.answer_head = AnswerHead(config, answers) if answers else None
         self.match_head = AnswerHead(config, 2) if config.fusion.match else None
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformers' blocks: they hold most activations and most weights, and nothing in them counts how often
+        it was run."""
+        text = self.text.bert.encoder.layer if self.text.kind == "bert" else self.text.blocks.layers
+        return [*self.concrete.vit.blocks, *text, *(self.cross.layers if hasattr(self, "cross") else ())]
 
     def vision(self, images: Float[Tensor, "B 3 H W"]) -> Vision:
         return self.begin_vision(images)()

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ashnets.config import AbstractConfig
+from ashnets.kernels.layout import states_type
 from ashnets.neurons import CubaLIF
+from ashnets.ranks import channel_moments, current
 
 
 class FoldableNorm(nn.Module):
@@ -39,7 +41,10 @@ class FoldableNorm(nn.Module):
         shape = (1, -1, *[1] * (x.ndim - 2))
         if not self.training:
             return x * self.scale().view(shape)
-        mean_square = x.float().square().mean(dim=[d for d in range(x.ndim) if d != 1])
+        if current():
+            mean_square = channel_moments(x)[1].to(self.gain.dtype)
+        else:
+            mean_square = x.to(states_type(x)).square().mean(dim=[d for d in range(x.ndim) if d != 1])
         with torch.no_grad():
             self.mean_square.lerp_(mean_square, self.momentum)
         return x * (self.gain * torch.rsqrt(mean_square + self.eps)).view(shape)

@@ -13,5 +13,9 @@ class UserError(ValueError):
         super().__init__(printable(message))
 
 
+class Stopped(Exception):  # noqa: N818  (no error: what was asked for)
+    """The process was asked to end (SIGTERM), and what it had done is saved; the message says where."""
+
+
 class BackendError(RuntimeError):
     """A simulator or chip failed while it ran; the message carries its own traceback or reason."""

@@ -41,7 +41,7 @@ def loader_speed(run: Run, device: torch.device, steps: int = 20) -> LoaderSpeed
 def trainer_of(run: Run, device: torch.device) -> Trainer:
     """What trains a run, without what it has learned."""
     trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), device)
-    trainer.start_average()
+    trainer.start()
     return trainer
 
 

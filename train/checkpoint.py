@@ -2,25 +2,36 @@
 
     RUN/checkpoints/step-00000300/ {manifest.json, weights.safetensors, optimizer.safetensors, ema.safetensors}
 
+Where ranks hold parts of tensors, each writes a file of its own, `weights-1-of-4.safetensors`: its rows of each tensor,
+and the first rank whatever is not cut. One tensor's rows, file after file, are the tensor, so that any number of ranks
+reads what any other number has written.
+
 The manifest's meta holds the step and the history of evaluations, so that the best step is a function of the newest
 checkpoint and no second file can disagree with it. Kept are the two newest and the best.
 """
 
 import logging
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hw.artifact import Artifact, open_artifact, staged_artifact
 from hw.errors import UserError
+from train import ranks
+from train.parallel import Part, cut_as
 
 KIND = "checkpoint"
 Tensors = dict[str, Tensor]
+Saved = dict[str, dict[str, Tensor | Part]]
+"""What a checkpoint holds, by the names of its files."""
 log = logging.getLogger(__name__)
 
 
@@ -38,12 +49,22 @@ class Checkpoint:
         return max(self.history, key=lambda entry: (entry["score"], entry["step"]))["step"]
 
     def tensors(self, name: str) -> Tensors:
-        return load_file(self.folder / f"{name}.safetensors")
+        """Whole tensors, whoever wrote them."""
+        found: dict[str, list[Tensor]] = {}
+        for path in self._files(name):
+            for key, value in load_file(path).items():
+                found.setdefault(key, []).append(value)
+        return {key: parts[0] if len(parts) == 1 else torch.cat(parts) for key, parts in found.items()}
+
+    def _files(self, name: str) -> list[Path]:
+        """Of one rank after another; empty where nothing was saved by that name."""
+        parts = self.folder.glob(f"{name}-*-of-*.safetensors")
+        alone = self.folder / f"{name}.safetensors"
+        return [alone] if alone.exists() else sorted(parts, key=lambda path: int(path.stem.split("-")[1]))
 
     def evaluated_weights(self) -> Tensors:
         """The weights that were evaluated: the averaged ones over the raw ones, where there are averaged ones."""
-        averaged = self.tensors("ema") if (self.folder / "ema.safetensors").exists() else {}
-        return self.tensors("weights") | averaged
+        return self.tensors("weights") | self.tensors("ema")
 
 
 def _folders(run: Path) -> list[Path]:
@@ -58,24 +79,64 @@ def _checkpoint(artifact: Artifact) -> Checkpoint:
     return Checkpoint(folder=artifact.folder, step=artifact.meta["step"], history=artifact.meta["history"])
 
 
-def save_checkpoint(run: Path, step: int, history: list[dict[str, Any]], tensors: dict[str, Tensors]) -> Checkpoint:
-    """Write the checkpoint of `step`, then drop those that are neither among the two newest nor the best."""
-    folder = _folder(run, step)
-    with staged_artifact(folder, KIND, {"step": step, "history": history}) as temporary:
+def save_checkpoint(
+    run: Path,
+    step: int,
+    history: list[dict[str, Any]],
+    tensors: Saved,
+    group: dist.ProcessGroup | None = None,
+) -> None:
+    """Write the checkpoint of `step`, then drop those that are neither among the two newest nor the best. Every rank
+    calls it; the first writes, and the others do where they hold parts of tensors. group: what they meet by."""
+    meta = {"step": step, "history": history}
+    if any(isinstance(value, Part) for values in tensors.values() for value in values.values()):
+        _save_parts(_folder(run, step), meta, tensors, group)
+    else:
+        ranks.on_first(lambda: _save(_folder(run, step), meta, tensors), group)
+    ranks.on_first(lambda: _drop_old(run, Checkpoint(folder=_folder(run, step), **meta)), group)
+
+
+def _save(folder: Path, meta: dict[str, Any], tensors: Saved) -> None:
+    with staged_artifact(folder, KIND, meta) as temporary:
         for name, values in tensors.items():
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in values.items()},
-                temporary / f"{name}.safetensors",
-            )
-    saved = Checkpoint(folder=folder, step=step, history=history)
+            _write(values, temporary / f"{name}.safetensors")
+
+
+def _save_parts(folder: Path, meta: dict[str, Any], tensors: Saved, group: Any) -> None:
+    with ExitStack() as stack:
+        staged = ranks.on_first(lambda: str(stack.enter_context(staged_artifact(folder, KIND, meta))), group)
+        temporary, problem = Path(ranks.gathered((staged or "").encode(), group)[0].decode()), ""
+        try:
+            for name, values in tensors.items():
+                own = {k: v for k, v in values.items() if (len(v.rows) if isinstance(v, Part) else ranks.rank() == 0)}
+                _write(own, temporary / f"{name}-{ranks.rank()}-of-{ranks.count()}.safetensors")
+        except (UserError, OSError) as error:
+            problem = str(error)
+        ranks.together(problem, group)  # which leaves nothing behind where it ends the block
+        ranks.on_first(stack.close, group)
+
+
+def _write(values: dict[str, Tensor | Part], path: Path) -> None:
+    own = {key: value.rows if isinstance(value, Part) else value for key, value in values.items()}
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in own.items()}, path)
+    except SafetensorError as error:  # as it wraps what the system says
+        raise UserError(
+            f"{path.parent.parent}: a checkpoint cannot be written ({error}); make room or mend the folder's "
+            "permissions and resume: the last checkpoint is whole"
+        ) from error
+
+
+def _drop_old(run: Path, saved: Checkpoint) -> None:
     keep = {*_folders(run)[-2:], _folder(run, saved.best_step)}
     for old in set(_folders(run)) - keep:
-        doomed = old.with_name(
-            f".{old.name}.old"
-        )  # renamed first, so that a kill leaves no half folder under a real name
-        old.rename(doomed)
-        shutil.rmtree(doomed)
-    return saved
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    doomed = folder.with_name(f".{folder.name}.old")  # so that a kill leaves no half folder under a real name
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:
@@ -101,10 +162,13 @@ def best_checkpoint(run: Path) -> Checkpoint:
     return _checkpoint(open_artifact(_folder(run, history.best_step), KIND))
 
 
-def clear_leftovers(run: Path) -> None:
-    """Remove what a killed process left under temporary names."""
+def clear_leftovers(run: Path, newest: Checkpoint | None) -> None:
+    """Remove what a killed process left under temporary names, and what is newer than the newest whole checkpoint."""
     for path in (run / "checkpoints").glob(".step-*"):
         shutil.rmtree(path)
+    for path in _folders(run):
+        if newest and path > newest.folder:
+            _remove(path)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> Tensors:
@@ -125,5 +189,4 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
             raise UserError(
                 f"optimizer.safetensors: '{name}' is not a parameter of this run; the folder mixes two runs, restore it"
             )
-        p = by_name[name]
-        optimizer.state[p][field] = value.to(p.device)
+        optimizer.state[by_name[name]][field] = cut_as(value, by_name[name])

@@ -79,6 +79,10 @@ class TrainConfig:
     wrong for data that says left and right."""
     save_every: int = 175
     """Steps between checkpoints; each is evaluated on the validation split."""
+    save_minutes: float = 0.0
+    """Minutes after which a checkpoint is written between those, without an evaluation; 0 for none."""
+    save_beside: bool = False
+    """Checkpoints are written by a thread while training goes on. Takes memory for a copy of all that is saved."""
     log_every: int = 10
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the model's matrix products; weights and neurons' states stay float32. auto: bfloat16 on CUDA and on
@@ -89,6 +93,9 @@ class TrainConfig:
     recompute: bool = False
     """Transformer blocks keep their inputs alone and compute the rest again in the backward pass: less memory, more
     time (activation checkpointing)."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Where several ranks train, started by torchrun: each with a whole copy of weights and optimiser state (DDP), or
+    with its part of them (FSDP2; the spiking stack of a quantized run is small, and always copied)."""
     seed: int = 0
 
 

@@ -1,4 +1,8 @@
-"""Evaluate a model on a split: retrieval recalls or right answers, with what its spikes did along the way."""
+"""Evaluate a model on a split: retrieval recalls or right answers, with what its spikes did along the way.
+
+Where several ranks evaluate, each looks at its part of the batches, and all have the result: the same, to the last bit,
+as one has by itself.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +20,7 @@ from hw.errors import UserError
 from train.data import ImageTextData, image_array
 from train.metrics.answers import METRICS
 from train.metrics.retrieval import Match, Similarities, hubness, rank, rank_again
+from train.ranks import joined_rows, own_part
 from train.views import VIEWS, views
 
 PAIRS = 256  # pairs of an image and a text that are matched at a time
@@ -74,18 +79,18 @@ def visions(model: AshNet, batches: Iterable[Tensor]) -> Iterator[Vision]:
 
 
 class _Rates:
-    """Mean firing rates over the images seen, weighted by their number."""
+    """Mean firing rates over the images seen, by all ranks, weighted by their number."""
 
     def __init__(self) -> None:
-        self.images, self.sums = 0, np.zeros(2)
+        self.batches: list[np.ndarray] = []
 
     def add(self, vision: Vision) -> None:
-        count = vision.f.shape[0]
-        self.images += count
-        self.sums += count * np.array([vision.s_in.mean().item(), vision.s_out.mean().item()])
+        rates = [1.0, vision.s_in.mean().item(), vision.s_out.mean().item()]
+        self.batches.append(vision.f.shape[0] * np.array([rates]))
 
     def metrics(self) -> dict[str, float]:
-        rate_in, rate_out = (self.sums / self.images).tolist()
+        images, *sums = joined_rows(self.batches).sum(0).tolist()
+        rate_in, rate_out = (total / images for total in sums)
         return {"firing_rate_in": rate_in, "firing_rate": rate_out}
 
 
@@ -107,8 +112,9 @@ def evaluate_answers(
     alone tell.
     """
     device = next(model.parameters()).device
-    ids, votes, kinds, predictions, scores, rates = [], [], [], [], [], _Rates()
-    batches = list(image_batches(data, samples))
+    predictions, scores, rates = [], [], _Rates()
+    every = list(image_batches(data, samples))
+    batches = own_part(every)
     pictures = (images_of(data, [(i + shuffle_images) % len(data) for i in indices], device) for indices in batches)
     for indices, vision in zip(batches, visions(model, pictures), strict=True):
         rates.add(vision)
@@ -118,19 +124,20 @@ def evaluate_answers(
         logits = model.answer(model.text(tokens), tokens.padding, vision.v, text_image).float().cpu().numpy()
         scores.append(logits)
         predictions.append(logits.argmax(1))
-        ids += [name for i in indices for name in data.text_ids(i)]
-        votes += [said for i in indices for said in data.votes(i)]
-        kinds += [kind for i in indices for kind in data.kinds(i) or [""] * len(data.texts(i))]
         if progress:
-            progress(indices.stop, len(data) if samples is None else min(samples, len(data)))
-    given = np.concatenate(predictions)
+            progress(indices.stop, every[-1].stop)
+    given = joined_rows(predictions)
+    seen = range(every[-1].stop)
+    ids = [name for i in seen for name in data.text_ids(i)]
+    votes = [said for i in seen for said in data.votes(i)]
+    kinds = [kind for i in seen for kind in data.kinds(i) or [""] * len(data.texts(i))]
     judged = [k for k, said in enumerate(votes) if said]  # a test split has questions without answers
     metrics: dict[str, float] = {"questions": float(len(given)), **rates.metrics()}
     if judged:
         chosen = [answers[given[k]] for k in judged]
         asked = [ids[k] for k in judged], [votes[k] for k in judged], chosen, [kinds[k] for k in judged]
         metrics = METRICS[task](*asked) | metrics
-    return Evaluation(metrics=metrics, predictions=given, scores=np.concatenate(scores), names=ids)
+    return Evaluation(metrics=metrics, predictions=given, scores=joined_rows(scores), names=ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +213,8 @@ def _matcher(model: AshNet, data: ImageTextData, codec: TextCodec, count: int) -
     texts = [text for i in range(count) for text in data.texts(i)]
 
     def match(images: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        scores = np.zeros(len(images), np.float32)
-        batches = list(image_batches(data, count))
+        scores = []
+        batches = own_part(list(image_batches(data, count)))
         pictures = (images_of(data, indices, device) for indices in batches)
         for indices, vision in zip(batches, visions(model, pictures), strict=True):
             first, last = np.searchsorted(images, [indices.start, indices.stop])
@@ -218,8 +225,8 @@ def _matcher(model: AshNet, data: ImageTextData, codec: TextCodec, count: int) -
                 v = vision.v[of[0] - indices.start : of[-1] - indices.start + 1]
                 text_image = torch.from_numpy(of - of[0]).to(device)
                 logits = model.match(model.text(tokens), tokens.padding, v, text_image).float()
-                scores[part] = (logits[:, 1] - logits[:, 0]).cpu().numpy()
-        return scores
+                scores.append((logits[:, 1] - logits[:, 0]).cpu().numpy())
+        return joined_rows(scores)
 
     return match
 
@@ -236,23 +243,24 @@ def _embeddings(
     """Embeddings [images, K] of the pictures of `batches` and [texts, K] of their captions, and the position of each
     caption's picture [texts]. many: a picture's is the mean over its `views`."""
     device = next(model.parameters()).device
-    images, texts, text_image = [], [], []
-    seen, total = 0, sum(map(len, batches))
+    images, texts = [], []
+    seen, own = 0, own_part(batches)
     shown = views if many else lambda pixels: [pixels]
-    pictures = (normalise(view.to(device)) for indices in batches for view in shown(pixels_of(data, indices)))
+    pictures = (normalise(view.to(device)) for indices in own for view in shown(pixels_of(data, indices)))
     seen_as = visions(model, pictures)
-    for indices in batches:
+    for indices in own:
         whole = next(seen_as)
         rates.add(whole)
         of_views = [model.embed_images(v.v) for v in (whole, *islice(seen_as, VIEWS - 1 if many else 0))]
         tokens = codec.encode([text for i in indices for text in data.texts(i)]).to(device)
         images.append(_mean(torch.stack(of_views)))
         texts.append(model.embed_texts(model.text(tokens), tokens).float().cpu().numpy())
-        text_image += [seen + k for k, i in enumerate(indices) for _ in data.texts(i)]
         seen += len(indices)
         if progress:
-            progress(seen, total)
-    return np.concatenate(images), np.concatenate(texts), np.array(text_image)
+            progress(seen, sum(map(len, own)))
+    every = [i for indices in batches for i in indices]
+    text_image = np.array([k for k, i in enumerate(every) for _ in data.texts(i)])
+    return joined_rows(images), joined_rows(texts), text_image
 
 
 def evaluate(

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ashnets.model import AshNet
 from ashnets.stack import SpikingStack
+from train import ranks
 from train.config import TrainConfig
 
 
@@ -58,7 +59,7 @@ def prepare(model: AshNet, config: TrainConfig, device: torch.device) -> None:
         dropouts = (module for module in model.modules() if isinstance(module, nn.Dropout))
         _replace_forward(dropouts, lambda module: partial(_dropout, module))
     if config.recompute:
-        _replace_forward(_blocks(model), lambda block: partial(checkpoint, block.forward, use_reentrant=False))
+        _replace_forward(model.blocks, lambda block: partial(checkpoint, block.forward, use_reentrant=False))
     if config.compile:
         mode = config.compile
         _replace_forward(_branches(model), lambda branch: torch.compile(branch.forward, fullgraph=True, mode=mode))
@@ -77,17 +78,15 @@ def _dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
     return x * kept.mul_(2**16 / (2**16 - dropped))
 
 
-def _blocks(model: AshNet) -> list[nn.Module]:
-    """The transformers' blocks: they hold most activations, and nothing in them counts how often it was run."""
-    text = model.text.bert.encoder.layer if model.text.kind == "bert" else model.text.blocks.layers
-    return [*model.concrete.vit.blocks, *text, *model.cross.layers]
-
-
 def _branches(model: AshNet) -> list[nn.Module]:
-    """What is compiled, each as one graph: the stem, the transformers, and spiking layers of floats."""
+    """What is compiled, each as one graph: the stem, the transformers, and spiking layers of floats; the transformers
+    alone where ranks share the statistics of what is in the others."""
+    transformers = [model.concrete.vit.blocks, model.text, model.cross]
+    if ranks.count() > 1:
+        return transformers
     stack = model.abstract.stack
     layers = stack.neural_layers.values() if isinstance(stack, SpikingStack) else ()
-    return [model.concrete.vit.patch_embed, model.concrete.vit.blocks, model.text, model.cross, *layers]
+    return [model.concrete.vit.patch_embed, *transformers, *layers]
 
 
 def _replace_forward(modules: Iterable[Any], forward: Callable[[Any], Callable[..., Any]]) -> None:

@@ -3,10 +3,13 @@
 The batch of step k is a function of the config, the seed and k alone: how many processes make batches changes nothing.
 """
 
+import hashlib
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ashnets.model import Inputs
 from ashnets.objectives import OBJECTIVES
+from ashnets.ranks import Split
+from ashnets.text import Tokens
 from hw.errors import UserError
+from train import ranks
 from train.augment import augment, recolour
-from train.data import Batch, ImageTextData, batches, collate
+from train.data import Batch, ImageTextData, batch_of, batches, drawn_texts
 from train.metrics.vqa import soft_scores
 from train.run import Run
 
@@ -28,11 +34,17 @@ MOST_WORKERS = 8
 class Batches(Dataset[Inputs | UserError]):
     """`Batches(run, data)[k]`: the inputs of step k, their images uint8 still.
 
-    Distinct ids, one image of each, so that ids with many images weigh no more.
+    Distinct ids, one image of each, so that ids with many images weigh no more. rank, of: each of so many ranks
+    has consecutive images of the one batch; what is drawn is drawn for all of them.
     """
 
-    def __init__(self, run: Run, data: ImageTextData) -> None:
+    def __init__(self, run: Run, data: ImageTextData, rank: int = 0, of: int = 1) -> None:
         self.config, self.codec, self.data = run.config.train, run.codec, data
+        self.rank, self.cuts = rank, [r * self.config.batch // of for r in range(of + 1)]
+        if self.config.batch < of:
+            raise UserError(
+                f"--train.batch is {self.config.batch}, and {of} ranks share it; give at least an image to each"
+            )
         self.answer_index = {answer: i for i, answer in enumerate(run.answers)}
         by_id: dict[str, list[int]] = {}
         for i in range(len(data)):
@@ -44,17 +56,36 @@ class Batches(Dataset[Inputs | UserError]):
         c = self.config
         rng = np.random.default_rng([c.seed, step, 1])  # 1: apart from the permutations of epochs
         ids = batches(len(self.groups), c.batch, c.seed, step)
-        batch = collate(self.data, [rng.choice(self.groups[i]) for i in ids], rng, c.texts_per_image)
-        pictures = torch.from_numpy(batch.images)
+        records = [rng.choice(self.groups[i]) for i in ids]
+        texts = drawn_texts(self.data, records, rng, c.texts_per_image)
+        part = slice(*self.cuts[self.rank : self.rank + 2])
+        batch = batch_of(self.data, records[part], texts[part])
+        tokens, split = self._shared_tokens(records, texts)
+        each = len(batch.images) // len(batch.image_ids)
+        draws: Any = rng if split is None else RowsOf(rng, each * len(ids), slice(each * part.start, each * part.stop))
+        return self._inputs(batch, ids[part], tokens, split, draws)
+
+    def _shared_tokens(self, records: list[int], texts: list[Sequence[int]]) -> tuple[Tokens, Split | None]:
+        """Tokens of this rank's texts, as long as the longest of all ranks, and how the batch is split."""
+        tokens = self.codec.encode([self.data.texts(i)[k] for i, of in zip(records, texts, strict=True) for k in of])
+        if len(self.cuts) == 2:
+            return tokens, None
+        counts = tuple(sum(map(len, texts[a:b])) for a, b in pairwise(self.cuts))
+        split = Split(rank=self.rank, images=tuple(b - a for a, b in pairwise(self.cuts)), texts=counts)
+        return Tokens(*(values[split.own_texts] for values in tokens)), split
+
+    def _inputs(self, batch: Batch, ids: np.ndarray, tokens: Tokens, split: Split | None, rng: Any) -> Inputs:
+        c, pictures = self.config, torch.from_numpy(batch.images)
         return Inputs(
             images=augment(pictures, c, rng),
             view=recolour(augment(pictures, c, rng), c, rng) if self.needs_view else None,
-            tokens=self.codec.encode(batch.texts),
+            tokens=tokens,
             text_image=torch.from_numpy(batch.text_image),
             image_ids=torch.from_numpy(ids),
             picture_ids=torch.from_numpy(picture_ids(batch, ids)) if self.needs_view else None,
             answers=torch.tensor([self.answer_index.get(a, -1) for a in batch.answers]) if batch.answers else None,
             scores=self._scores(batch) if "vqa_soft" in c.objectives else None,
+            split=split,
         )
 
     def _scores(self, batch: Batch) -> Tensor:
@@ -64,6 +95,20 @@ class Batches(Dataset[Inputs | UserError]):
                 if answer in self.answer_index:
                     row[self.answer_index[answer]] = worth
         return scores
+
+
+class RowsOf:
+    """Draws for some rows of a batch, as a generator makes them for all of its rows."""
+
+    def __init__(self, rng: np.random.Generator, rows: int, part: slice) -> None:
+        self.rng, self.rows, self.part = rng, rows, part
+
+    def random(self, size: int) -> np.ndarray:
+        return self.rng.random(self.rows)[self.part]
+
+    def uniform(self, low: float, high: float, size: int | tuple[int, ...]) -> np.ndarray:
+        rest = size[1:] if isinstance(size, tuple) else ()
+        return self.rng.uniform(low, high, (self.rows, *rest))[self.part]
 
 
 class _Answering(Dataset[Inputs | UserError]):
@@ -116,8 +161,10 @@ def deaths_told() -> Generator[None, None, None]:
 
 
 def workers_for(device: torch.device) -> int:
-    """How many processes make batches where nobody says: on a GPU one for each core but one, at most 8."""
-    return min(MOST_WORKERS, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
+    """How many processes make batches where nobody says: on a GPU one for each core but one, at most 8; ranks on one
+    host share its cores."""
+    cores = (os.cpu_count() or 1) // ranks.on_this_host()
+    return max(0, min(MOST_WORKERS, cores - 1)) if device.type == "cuda" else 0
 
 
 def _begin_worker(_: int) -> None:
@@ -128,4 +175,5 @@ def picture_ids(batch: Batch, ids: np.ndarray) -> np.ndarray:
     """int64, one for each picture of a batch: the record's, or of pairs, which share pictures, by what it shows."""
     if len(batch.images) == len(ids):
         return ids
-    return np.unique([picture.tobytes() for picture in batch.images], return_inverse=True)[1]
+    digests = b"".join(hashlib.blake2b(picture.tobytes(), digest_size=8).digest() for picture in batch.images)
+    return np.frombuffer(digests, np.int64).copy()

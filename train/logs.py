@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.artifact import staged_file
+from train import ranks
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -17,6 +18,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return entries
+
+
+def open_log(folder: Path, step: int) -> "RunLog":
+    """The log of a run from `step` on; the first of several ranks writes it."""
+    return RunLog(folder, step) if ranks.rank() == 0 else NoLog()
 
 
 class RunLog:
@@ -47,3 +53,19 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self.file.close()
         self.board.close()
+
+
+class NoLog(RunLog):
+    """Of ranks that say nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -1,23 +1,26 @@
-"""One loop for pre-training, fine-tuning and quantization-aware training.
+"""One loop for pre-training, fine-tuning and quantization-aware training, on one rank or many.
 
 What happens in step k is a function of the config, the seed and k alone: the images, the texts drawn, the
 augmentation, dropout and the learning rate. So a checkpoint needs weights, optimiser state and k, and a resumed run
-ends with the same bits.
+ends with the same bits. Ranks share each batch; what a model draws in its forward pass each draws for itself.
 """
 
 import math
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ashnets.model import AshNet, Inputs
-from hw.errors import UserError
+from ashnets.ranks import among, share_of_images
+from hw.errors import Stopped, UserError
 from quantize.loop import ChipInTheLoop
+from train import ranks
 from train.checkpoint import (
     Tensors,
     clear_leftovers,
@@ -30,9 +33,12 @@ from train.config import TrainConfig
 from train.data import ImageTextData
 from train.evaluate import Ranking, evaluate
 from train.execution import Deterministic, attention, autocast, prepare
+from train.finite import not_finite, watched
 from train.loader import Batches, deaths_told, load_ahead
-from train.logs import RunLog
+from train.logs import RunLog, open_log
+from train.parallel import clip, cut, cut_as, local, part_of, reduce_uncut, spread, whole
 from train.run import Bundle, Run, fill, load_model, quantized_stack
+from train.saving import Clock, Saver, Termination
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -45,13 +51,40 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one step: its dropout, and what its objectives draw."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
+def seed_step(seed: int, step: int, *rank: int) -> None:
+    """Seed torch for one step: its dropout, and what its objectives draw. rank: which of several ranks draws."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, *rank]).generate_state(1, np.uint64)[0]))
+
+
+class StepLoss(nn.Module):
+    """inputs -> (the weighted sum of the objectives, what is logged of them, without gradient). teacher: the float
+    stack whose firing rates a quantized one is drawn to, with weight `distill`."""
+
+    def __init__(self, bundle: Bundle, teacher: nn.Module | None, distill: float) -> None:
+        super().__init__()
+        self.bundle, self.distill = bundle, distill
+        self.teacher = [teacher] if teacher is not None else []  # not a module of this one: it is not trained
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        total, values, vision = self.bundle(inputs)
+        with among(inputs.split):
+            values = {
+                "rate_in": share_of_images(vision.s_in.mean()),
+                "rate": share_of_images(vision.s_out.mean()),
+                **values,
+            }
+            for teacher in self.teacher:
+                with torch.no_grad():
+                    wanted = teacher(vision.s_in).mean(0)
+                values["distill"] = share_of_images((vision.s_out.mean(0) - wanted).square().mean())
+                total = total + self.distill * values["distill"]
+        return total, {name: value.detach() for name, value in values.items()}
 
 
 class Trainer:
     """Holds what a run needs in memory. `train` goes on from the newest checkpoint to the end."""
+
+    optimizer: torch.optim.Optimizer
 
     def __init__(
         self, run: Run, train_data: ImageTextData, val_data: ImageTextData, device: torch.device, workers: int = 0
@@ -65,21 +98,13 @@ class Trainer:
         self.bundle = bundle.to(device)
         if run.config.chip is not None:
             quantized_stack(bundle.model).chip = ChipInTheLoop(run.config.chip)
-        self.teacher: nn.Module | None = None
-        if run.config.distill:
-            self.teacher = load_model(run, "float", device).abstract.stack
-        self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
-        vectors = [p for p in self.names if p.ndim < 2]
-        matrices = [p for p in self.names if p.ndim >= 2]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
+        self.teacher = load_model(run, "float", device).abstract.stack if run.config.distill else None
+        self.loss = StepLoss(bundle, self.teacher, run.config.distill)
+        self.asked: dict[str, bool] = {}
         self.ema: Tensors = {}
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self.batches = Batches(run, train_data)
+        self.batches = Batches(run, train_data, ranks.rank(), ranks.count())
         prepare(self.bundle.model, self.config, device)
 
     def load_weights(self, weights: Tensors) -> None:
@@ -94,100 +119,177 @@ class Trainer:
             )
         self.bundle.load_state_dict(fitting, strict=False)
 
-    def train(self, report: Report | None = None) -> None:
-        """Train to the end from the newest checkpoint; a checkpoint of step 0 is written first, so that a start is
-        never lost."""
-        clear_leftovers(self.run.folder)
-        checkpoint = newest_checkpoint(self.run.folder)
-        if checkpoint:
-            self._restore(checkpoint)
-        else:
-            self.start_average()
-        ahead = load_ahead(self.batches, range(self.step, self.config.steps), self.device, self.workers)
-        with RunLog(self.run.folder, self.step) as log, Deterministic(self.device), closing(ahead), deaths_told():
-            if not checkpoint:
-                self._evaluate_and_save(log)
-            for inputs in ahead:
-                values = self.train_step(inputs)
-                self.step += 1
-                if report:
-                    report(self.step, self.config.steps, values)
-                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-                    log.write(self.step, "train", values)
-                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
-                    self._evaluate_and_save(log)
-
-    def start_average(self) -> None:
-        """Let the averaged weights be the present ones, where the config wants any."""
+    def start(self) -> None:
+        """Cut the weights up where ranks share them, and begin the optimiser and the averaged weights anew."""
+        fsdp = self.config.parallel == "fsdp" and not self.run.quantized
+        models = [module for module in self.bundle.modules() if isinstance(module, AshNet)]  # averaged ones too
+        self.parallel = spread(self.loss, [block for model in models for block in model.blocks], fsdp, self.device)
+        self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
+        kinds = [[p for p in self.names if (p.ndim < 2) == vector] for vector in (False, True)]
+        decays = (self.config.weight_decay, 0.0)
+        groups = [
+            {"params": params, "weight_decay": decay}
+            for kind, decay in zip(kinds, decays, strict=True)
+            for params in ([p for p in kind if cut(p) == parted] for parted in (False, True))  # which AdamW keeps apart
+            if params
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
         if self.config.ema:
             self.ema = {name: p.detach().clone() for p, name in self.names.items()}
 
-    def train_step(self, inputs: Inputs) -> dict[str, float]:
+    def train(self, report: Report | None = None) -> None:
+        """Train to the end from the newest checkpoint; a checkpoint of step 0 is written first, so that a start is
+        never lost. `Stopped` where SIGTERM comes in between, with a checkpoint of the step."""
+        checkpoint = newest_checkpoint(self.run.folder)
+        ranks.on_first(lambda: clear_leftovers(self.run.folder, checkpoint))
+        self.start()
+        if checkpoint:
+            self._restore(checkpoint)
+        ahead = load_ahead(self.batches, range(self.step, self.config.steps), self.device, self.workers)
+        c, clock = self.config, Clock(self.config.save_minutes)
+        with (
+            open_log(self.run.folder, self.step) as log,
+            Deterministic(self.device),
+            closing(ahead),
+            Saver(c.save_beside) as saver,
+            Termination() as termination,
+            deaths_told(),
+        ):
+            if not checkpoint:
+                self._evaluate_and_save(log, saver)
+            for inputs in ahead:
+                values = self.train_step(inputs, stop=termination.asked, save=clock.due)
+                self.step += 1
+                if report:
+                    report(self.step, c.steps, values)
+                if self.step % c.log_every == 0 or self.step == c.steps:
+                    log.write(self.step, "train", values)
+                if self.step % c.save_every == 0 or self.step == c.steps:
+                    self._evaluate_and_save(log, saver)
+                elif self.asked["stop"] or self.asked["save"]:
+                    self._save(log, saver)
+                else:
+                    continue
+                clock.restart()
+                if self.asked["stop"] and self.step < c.steps:
+                    saver.wait()
+                    raise Stopped(f"{self.run.folder}: stopped by SIGTERM behind step {self.step}, which is saved")
+
+    def train_step(self, inputs: Inputs, *, stop: bool = False, save: bool = False) -> dict[str, float]:
+        """One update. stop, save: what this rank wishes afterwards; `asked` is what any of them does."""
         if self.run.quantized:  # the host is frozen: its norms must not move either
             self.bundle.eval()
             self.bundle.model.abstract.stack.train()
         else:
             self.bundle.train()
-        seed_step(self.config.seed, self.step)
+            self.bundle.begin_step()
         self.optimizer.zero_grad(set_to_none=True)
         with attention(self.device):
-            with autocast(self.config, self.device):
-                total, values = self._loss(inputs)
+            total, values = self._forward(self.parallel, inputs)
             total.backward()
-        norm = nn.utils.clip_grad_norm_(self.names, self.config.clip)
+        if ranks.count() > 1 and cut(next(iter(self.names))):
+            reduce_uncut(self.names)
+        norm = clip(self.names, self.config.clip)
         values |= {"loss": total, "gradient_norm": norm}
-        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()  # waits for the GPU once
-        logged = dict(zip(values, numbers, strict=True))
-        self._refuse_non_finite({name: logged[name] for name in ("loss", *self.config.objectives, "gradient_norm")})
+        logged = self._agreed(values, {"stop": stop, "save": save})
+        self._refuse_non_finite(logged, inputs)
         lr = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         if self.config.ema:
-            averaged = [self.ema[name] for name in self.names.values()]
-            get_ema_multi_avg_fn(self.config.ema)(averaged, [p.detach() for p in self.names], None)
+            averaged = [local(self.ema[name]) for name in self.names.values()]
+            get_ema_multi_avg_fn(self.config.ema)(averaged, [local(p.detach()) for p in self.names], None)
         return logged | {"lr": lr}
 
-    def _loss(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the objectives, and what is logged of them."""
-        total, values, vision = self.bundle(inputs)
-        values = {"rate_in": vision.s_in.mean(), "rate": vision.s_out.mean()} | values
-        if self.teacher is not None:
-            with torch.no_grad():
-                wanted = self.teacher(vision.s_in).mean(0)
-            values["distill"] = (vision.s_out.mean(0) - wanted).square().mean()
-            total = total + self.run.config.distill * values["distill"]
-        return total, values
+    def _forward(self, loss: nn.Module, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        seed_step(self.config.seed, self.step, *([ranks.rank()] if ranks.count() > 1 else []))
+        with autocast(self.config, self.device):
+            return loss(inputs)
 
-    def _refuse_non_finite(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"step {self.step + 1}: {name.replace('_', ' ')} is {value}, so that no update was made; "
-                    f"the last checkpoint is whole. Lower --train.lr (now {self.config.lr:g}) and resume"
-                )
+    def _agreed(self, values: dict[str, Tensor], wishes: dict[str, bool]) -> dict[str, float]:
+        """The mean of each value over ranks; `asked` is set to the wishes that any rank has. Waits for the
+        GPU, once."""
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        self.asked = wishes
+        if ranks.count() > 1:
+            numbers = torch.cat([numbers / ranks.count(), numbers.new_tensor([float(w) for w in wishes.values()])])
+            dist.all_reduce(numbers)
+        told = numbers.tolist()
+        if ranks.count() > 1:
+            self.asked = {wish: number > 0 for wish, number in zip(wishes, told[len(values) :], strict=True)}
+        return dict(zip(values, told[: len(values)], strict=True))
 
-    def _evaluate_and_save(self, log: RunLog) -> None:
+    def _refuse_non_finite(self, logged: dict[str, float], inputs: Inputs) -> None:
+        broken = [
+            name for name in ("loss", *self.config.objectives, "gradient_norm") if not math.isfinite(logged[name])
+        ]
+        if not broken:
+            return
+        found = [said.decode() for said in ranks.gathered(self._where(inputs).encode())]
+        told = [f"{where} (rank {r})" if ranks.count() > 1 else where for r, where in enumerate(found) if where]
+        again = f"first in {', '.join(told)}" if told else "and nowhere when the step was run again"
+        ranks.together(
+            f"step {self.step + 1}: {broken[0].replace('_', ' ')} is {logged[broken[0]]}, {again}, so that no update "
+            f"was made; the last checkpoint is whole. Lower --train.lr (now {self.config.lr:g}) and resume"
+        )
+
+    def _where(self, inputs: Inputs) -> str:
+        """What is not finite first when the step is run once more on this rank; '' where all is."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.parallel if cut(next(iter(self.names))) else self.loss  # DDP mixes the gradients of all ranks
+        with attention(self.device):
+            with watched(self.bundle) as seen:
+                total, _ = self._forward(loss, inputs)
+            if not seen:
+                total.backward()
+        wrong = [
+            f"the gradient of {name}" for p, name in self.names.items() if p.grad is not None and not_finite(p.grad)
+        ]
+        return next(iter([*seen, *reversed(wrong)]), "")  # gradients come from the last layers to the first
+
+    @contextmanager
+    def _averaged(self) -> Iterator[AshNet]:
+        """The model as it is evaluated: with the averaged weights, if there are any, and with all of them."""
+        if cut(next(iter(self.names))):
+            weights = {k: whole(v) for k, v in (self.bundle.state_dict() | self.ema).items()}
+            bundle = Bundle(self.run.config, len(self.run.answers)).to(self.device)
+            bundle.load_state_dict(weights)
+            yield bundle.model
+            return
         raw = {k: v.clone() for k, v in self.bundle.state_dict().items() if k in self.ema}
         self.bundle.load_state_dict(self.ema, strict=False)
+        yield self.bundle.model
+        self.bundle.load_state_dict(raw, strict=False)
+
+    def _evaluate_and_save(self, log: RunLog, saver: Saver) -> None:
         c = self.config
         ranking = Ranking(data=self.train_data, neighbours=c.neighbours, views=c.views, again=c.again)
-        model, codec = self.bundle.model, self.run.codec
-        result = evaluate(self.config.task, model, self.val_data, codec, self.run.answers, ranking=ranking)
-        self.bundle.load_state_dict(raw, strict=False)
+        with self._averaged() as model:
+            result = evaluate(c.task, model, self.val_data, self.run.codec, self.run.answers, ranking=ranking)
         log.write(self.step, "val", result.metrics)
         self.history.append({"step": self.step, "score": result.score, **result.metrics})
+        self._save(log, saver)
+
+    def _save(self, log: RunLog, saver: Saver) -> None:
         tensors = {"weights": self.bundle.state_dict(), "optimizer": optimizer_tensors(self.optimizer, self.names)}
         if self.ema:
             tensors["ema"] = self.ema
         log.flush()
-        save_checkpoint(self.run.folder, self.step, self.history, tensors)
+        step, history = self.step, list(self.history)
+        saver.save(
+            lambda saved, group: save_checkpoint(self.run.folder, step, history, saved, group),
+            {name: {k: part_of(v) for k, v in values.items()} for name, values in tensors.items()},
+        )
 
     def _restore(self, checkpoint) -> None:
-        fill(self.bundle, checkpoint.tensors("weights"), checkpoint.folder)
+        own = self.bundle.state_dict()
+        weights = {k: cut_as(v, own[k]) if k in own else v for k, v in checkpoint.tensors("weights").items()}
+        fill(self.bundle, weights, checkpoint.folder)
         restore_optimizer(self.optimizer, self.names, checkpoint.tensors("optimizer"))
         if self.config.ema:
-            self.ema = {k: v.to(self.device) for k, v in checkpoint.tensors("ema").items()}
+            named = dict(self.bundle.named_parameters())
+            self.ema = {k: cut_as(v, named[k]) for k, v in checkpoint.tensors("ema").items()}
         self.step, self.history = checkpoint.step, checkpoint.history
 
 

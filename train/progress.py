@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from train import ranks
 from train.loop import Report
 
 SHOWN = ("loss", "rate", "vqa/accuracy", "lr")
@@ -19,8 +20,8 @@ def describe(values: dict[str, float]) -> str:
 
 @contextmanager
 def training_progress(title: str) -> Iterator[Report]:
-    """Yield the function that `Trainer.train` reports each step to."""
-    console = Console(stderr=True)
+    """Yield the function that `Trainer.train` reports each step to. Of several ranks the first shows it."""
+    console = Console(stderr=True, quiet=ranks.rank() > 0)
     if not console.is_terminal:
         yield _line_reporter(title, console)
         return

@@ -9,6 +9,7 @@ program.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ashnets.model import AshNet, Inputs, Vision
-from ashnets.objectives import OBJECTIVES
+from ashnets.objectives import OBJECTIVES, Objective
+from ashnets.ranks import among
 from ashnets.stack import SpikingStack
 from ashnets.text import TextCodec
 from hw.artifact import open_artifact, read_json, staged_artifact, write_json
@@ -25,6 +27,7 @@ from hw.program import SpikingProgram
 from hw.program_file import load_program
 from hw.simulate import check_backend, open_backend
 from quantize import QuantizedStack
+from train import ranks
 from train.checkpoint import best_checkpoint
 from train.config import RunConfig, from_dict, to_dict
 
@@ -99,14 +102,21 @@ class Bundle(nn.Module):
             self.quantize(config.quantizer)
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], Vision]:
-        """The weighted sum of the objectives, each of them and what it logs, and what the model saw."""
-        vision, w = self.model.vision(inputs.images), self.model.text(inputs.tokens)
-        total, values = torch.zeros((), device=w.device), {}
-        for name, weight in self.weights.items():
-            loss, logs = self.objectives[name](self.model, inputs, vision, w)
-            total = total + weight * loss
-            values |= {name: loss} | {f"{name}/{key}": value for key, value in logs.items()}
-        return total, values, vision
+        """The weighted sum of the objectives, each of them and what it logs, and what the model saw. Of a rank's part
+        of a batch its part of them."""
+        with among(inputs.split):
+            vision, w = self.model.vision(inputs.images), self.model.text(inputs.tokens)
+            total, values = torch.zeros((), device=w.device), {}
+            for name, weight in self.weights.items():
+                loss, logs = self.objectives[name](self.model, inputs, vision, w)
+                total = total + weight * loss
+                values |= {name: loss} | {f"{name}/{key}": value for key, value in logs.items()}
+            return total, values, vision
+
+    def begin_step(self) -> None:
+        """What objectives do before each training step."""
+        for objective in self.objectives.values():
+            cast(Objective, objective).begin(self.model)
 
     def quantize(self, quantizer: str) -> None:
         """Replace the float stack by the quantized one that starts from its weights, and freeze everything else."""
@@ -190,9 +200,11 @@ def run_program(run: Run) -> SpikingProgram:
 def choose_device(name: str = "auto") -> torch.device:
     """'auto' is CUDA where there is one, else the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device 'cuda' was asked for, but torch sees no GPU; use --device cpu or mend the driver ('ashnets doctor')"
         )
+    if name == "cuda" and ranks.count() > 1:
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device(name)

@@ -19,6 +19,7 @@ from hw.simulate import check_backend
 from quantize import lower
 from quantize.errors import refuse_crushed
 from quantize.ptq import calibrated, settled, steps_of
+from train import ranks
 from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, TrainConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load
@@ -121,7 +122,7 @@ def train_run(
             load_pretrained(trainer.bundle.model, run.config.train)
     trainer.train(report)
     if run.quantized:
-        write_program(run)
+        ranks.on_first(lambda: write_program(run))
     return run
 
 

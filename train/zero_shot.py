@@ -12,6 +12,7 @@ from hw.errors import UserError
 from train.data import ImageTextData
 from train.evaluate import Evaluation, image_batches, images_of, visions
 from train.metrics.retrieval import ranks
+from train.ranks import joined_rows, own_part
 
 TEMPLATES = ("{}",)
 
@@ -39,8 +40,8 @@ def evaluate_zero_shot(
         by_template.append(model.embed_texts(model.text(tokens), tokens))
     names = F.normalize(torch.stack(by_template).mean(0), dim=-1)
     batches = list(image_batches(data, samples))
-    seen = visions(model, (images_of(data, indices, device) for indices in batches))
-    scores = torch.cat([model.embed_images(vision.v) @ names.T for vision in seen]).float().cpu().numpy()
+    seen = visions(model, (images_of(data, indices, device) for indices in own_part(batches)))
+    scores = joined_rows([(model.embed_images(vision.v) @ names.T).float().cpu().numpy() for vision in seen])
     relevant = np.array([[name in data.texts(i) for name in classes] for indices in batches for i in indices])
     found = ranks(scores, relevant)
     metrics = {"accuracy": 100 * float(np.mean(found == 0)), "top5": 100 * float(np.mean(found < 5))}

@@ -1,12 +1,14 @@
 """The command line. Commands import what they need when they run, so that `ashnets --help` answers at once.
 
 Exit codes: 0 done, 1 a failed check (mismatching spikes, something missing), 2 a user error in one line, 130
-interrupted.
+interrupted, 143 stopped by SIGTERM, with what was done saved.
 """
 
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import tyro
 
@@ -19,7 +21,7 @@ from ashnets.cli.exchange import export, run, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
 from ashnets.cli.recipes import recipe
 from ashnets.cli.serve import serve
-from hw.errors import BackendError, UserError
+from hw.errors import BackendError, Stopped, UserError
 
 DESCRIPTION = (
     "Train artificial-spiking vision-language models and take their spiking encoder to the chip, every spike equal."
@@ -49,23 +51,47 @@ COMMANDS = {
 }
 
 
+SHARED = ("train", "finetune", "quantize", "tune", "evaluate", "simulate")
+"""What several ranks do together, where torchrun starts them."""
+
+
+@contextmanager
+def _ranks(command: str) -> Iterator[None]:
+    """Within the block the ranks that torchrun has started have met."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if command not in SHARED:
+        raise UserError(f"'{command}' is not for several ranks ({', '.join(SHARED)} are); run it without torchrun")
+    from train.ranks import joined
+
+    with joined():
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every error that a user can mend is one line on standard error."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # speaks of CUDA_HOME where there is no GPU
+    name = f"ashnets: rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "ashnets"
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="ashnets", description=DESCRIPTION, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
-        )
+        with _ranks(given[0] if given else ""):
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="ashnets", description=DESCRIPTION, args=given, config=(tyro.conf.FlagCreatePairsOff,)
+            )
     except UserError as error:
-        print(f"ashnets: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except Stopped as end:
+        print(f"{name}: {end}; go on with --resume", file=sys.stderr)
+        return 143
     except BackendError as error:
-        print(f"ashnets: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         print(
-            f"ashnets: {error.filename or 'file system'}: {error.strerror or error}; nothing was half written",
+            f"{name}: {error.filename or 'file system'}: {error.strerror or error}; nothing was half written",
             file=sys.stderr,
         )
         return 2

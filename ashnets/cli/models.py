@@ -1,5 +1,6 @@
 """Commands that make and judge models: demo, train, finetune, quantize, tune, evaluate."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -62,7 +63,8 @@ def train(
         return _resume(run, device, workers, json)
     made = RunConfig(model=PRESETS[preset](), train=train) if config is None else read_config(config)
     made = replace(made, train=on_folder(made.train, data))
-    return _train(new_run(run, made), device, workers, json, next_step=f"ashnets finetune {run} RUN2")
+    opened = _made(run, lambda: new_run(run, made))
+    return _train(opened, device, workers, json, next_step=f"ashnets finetune {run} RUN2")
 
 
 def finetune(
@@ -106,8 +108,9 @@ def finetune(
         model = at_image_size(model, image_size)
     if spikes_alone is not None:
         model = replace(model, fusion=replace(model.fusion, spikes_alone=spikes_alone))
-    made = new_run(run, replace(start.config, model=model, train=train), start.codec)
-    return _train(made, device, workers, json, init=start, next_step=f"ashnets quantize {run}")
+    made = replace(start.config, model=model, train=train)
+    opened = _made(run, lambda: new_run(run, made, start.codec))
+    return _train(opened, device, workers, json, init=start, next_step=f"ashnets quantize {run}")
 
 
 def quantize(
@@ -144,7 +147,8 @@ def quantize(
     start = open_run(source)
     suffix = "mixed" if "=" in quantizer else quantizer.replace(":", "-")
     folder = out or source.with_name(f"{source.name}-{suffix}")
-    made = quantized_run(start, folder, qat_config(start, steps, quantizer, ptq, distill))
+    config = qat_config(start, steps, quantizer, ptq, distill)
+    made = _made(folder, lambda: quantized_run(start, folder, config))
     return _train(made, device, workers, json, init=start, next_step=f"ashnets simulate {folder} --verify")
 
 
@@ -168,7 +172,7 @@ def tune(
     from train.stages import tuned_run
 
     start = open_run(source)
-    made = tuned_run(start, run, chip, steps)
+    made = _made(run, lambda: tuned_run(start, run, chip, steps))
     return _train(made, device, workers, json, init=start, next_step=f"ashnets evaluate {run} --backend {chip}")
 
 
@@ -200,6 +204,7 @@ def evaluate(
     predictions: write the answers to this file, as the task's official evaluation takes them: JSON for VQA, CSV for
     NLVR2, JSON lines for SNLI-VE and retrieval.
     """
+    from train import ranks
     from train.data import load
     from train.evaluate import evaluate as run_evaluation
     from train.predictions import write_predictions
@@ -224,11 +229,20 @@ def evaluate(
     for name, value in result.metrics.items():
         print(f"{name:>16}  {value:.4g}")
     if predictions is not None:
-        write_predictions(task, predictions, result, records, opened.answers)
+        ranks.on_first(lambda: write_predictions(task, predictions, result, records, opened.answers))
         print(f"wrote {predictions}")
     return done(
         {"run": str(run), "task": task, "backend": backend, "dataset": dataset, "split": split, **result.metrics}, json
     )
+
+
+def _made(folder: Path, make: Callable[[], Any]) -> Any:
+    """A new run, which the first of several ranks makes; the one that is there where torchrun starts its ranks anew."""
+    from train import ranks
+    from train.run import open_run
+
+    ranks.on_first(lambda: None if ranks.restarted() and folder.exists() else make())
+    return open_run(folder)
 
 
 def _train(run: Any, device: str, workers: int | None, json: bool, *, init: Any = None, next_step: str) -> int:

@@ -78,6 +78,7 @@ def _run(layout: Layout) -> int:
 
 
 def _number(p: Tensor, dtype: torch.dtype) -> Any:
-    """What the kernel takes for a parameter: a number or an array."""
-    array = (p if p.dtype == dtype else p.to(dtype)).numpy()
+    """What the kernel takes for a parameter: a number or an array. A copy: memory that numpy has seen cannot be given
+    back, which FSDP does with parameters that it has put together."""
+    array = p.to(dtype, copy=True).numpy()
     return np.ascontiguousarray(array) if len(array) > 1 else array[0]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ashnets.config import LossConfig, ModelConfig
 from ashnets.model import AshNet, Inputs, Vision
+from ashnets.ranks import everyone, share
 
 
 class Objective(nn.Module, ABC):
@@ -23,7 +24,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss, values to log beside it), from one forward pass; w [M, N, D] are the text features."""
+        """(loss, values to log beside it), from one forward pass; w [M, N, D] are the text features. Where ranks share
+        a batch it is a rank's part of them: their mean over ranks is that of the batch (`ashnets.ranks`)."""
+
+    def begin(self, model: AshNet) -> None:
+        """What is done before each training step, outside of its forward pass: nothing for most."""
 
 
 class Temperature(nn.Module):
@@ -38,9 +43,14 @@ class Temperature(nn.Module):
         return self.value.clamp(self.least, 0.5)
 
 
-def same_image(inputs: Inputs) -> Bool[Tensor, "B M"]:
-    """Which texts are about which images; images with one id are the same."""
-    return inputs.image_ids[:, None] == inputs.image_ids[inputs.text_image][None, :]
+def same_image(inputs: Inputs) -> Bool[Tensor, "b M"]:
+    """Which texts, of all ranks, are about which of this rank's images; images with one id are the same."""
+    return inputs.image_ids[:, None] == everyone(inputs.image_ids[inputs.text_image], "texts")[None, :]
+
+
+def same_text(inputs: Inputs) -> Bool[Tensor, "m B"]:
+    """Which images, of all ranks, this rank's texts are about."""
+    return inputs.image_ids[inputs.text_image][:, None] == everyone(inputs.image_ids, "images")[None, :]
 
 
 def info_nce(
@@ -56,4 +66,4 @@ def info_nce(
     loss = F.softplus(negatives.logsumexp(1, keepdim=True) - logits)  # = -log(exp(l) / (exp(l) + sum of negatives))
     count = positive.sum(1)
     per_row = (loss * positive).sum(1) / count.clamp(min=1)
-    return per_row.sum() / (count > 0).sum().clamp(min=1)
+    return share(per_row.sum(), (count > 0).sum())

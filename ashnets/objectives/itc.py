@@ -4,7 +4,8 @@ from torch import Tensor
 
 from ashnets.config import LossConfig, ModelConfig
 from ashnets.model import AshNet, Inputs, Vision
-from ashnets.objectives.base import Objective, Temperature, info_nce, same_image
+from ashnets.objectives.base import Objective, Temperature, info_nce, same_image, same_text
+from ashnets.ranks import current, everyone, share_of_texts
 
 
 class ImageTextContrast(Objective):
@@ -21,13 +22,17 @@ class ImageTextContrast(Objective):
         self.temperature = Temperature(losses)
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        texts = model.embed_texts(w, inputs.tokens)
-        logits = model.embed_images(vision.v) @ texts.T / self.temperature()
-        positive = same_image(inputs)
-        hard = (info_nce(logits, positive) + info_nce(logits.T, positive.T)) / 2
-        q = (texts @ texts.T / self.soft_temperature).softmax(1).detach()  # [M, M], text to text
-        per_text = -(q * logits.T.log_softmax(1)[:, inputs.text_image]).sum(1).mean()
-        per_image = -(q * logits.log_softmax(1)[inputs.text_image]).sum(1).mean()
+        images, texts = model.embed_images(vision.v), model.embed_texts(w, inputs.tokens)
+        every_text, split = everyone(texts, "texts"), current()
+        by_image = images @ every_text.T / self.temperature()  # [b, M]
+        by_text, text_image = by_image.T, inputs.text_image  # [m, B], and the place of each text's image there
+        if split:
+            by_text = texts @ everyone(images, "images").T / self.temperature()
+            text_image = everyone(text_image + split.own_images.start, "texts")
+        hard = (info_nce(by_image, same_image(inputs)) + info_nce(by_text, same_text(inputs))) / 2
+        q = (texts @ every_text.T / self.soft_temperature).softmax(1).detach()  # [m, M], text to text
+        per_text = share_of_texts(-(q * by_text.log_softmax(1)[:, text_image]).sum(1).mean())
+        per_image = share_of_texts(-(q * by_image.log_softmax(1)[inputs.text_image]).sum(1).mean())
         soft = self.losses.soft
         loss = (1 - soft) * hard + soft * (per_text + per_image) / 2
         return loss, {"temperature": self.temperature().detach(), "contrast": hard.detach()}

@@ -9,6 +9,7 @@ from ashnets.config import LossConfig, ModelConfig
 from ashnets.fusion import groups_of
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective
+from ashnets.ranks import share
 from ashnets.text import Tokens
 
 
@@ -29,14 +30,12 @@ class MaskedLanguage(Objective):
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         shown, hidden = self.hide(inputs.tokens)
-        if not hidden.any():
-            return 0 * w.sum(), {}
         groups = groups_of(inputs.text_image, len(vision.v))
         h = model.cross(model.text(shown), shown.padding, vision.v, groups)
         logits = self.layer(h[hidden]) @ model.text.embedding.T + self.bias
         wanted = inputs.tokens.ids[hidden]
-        right = (logits.argmax(1) == wanted).float().mean()
-        return F.cross_entropy(logits, wanted), {"accuracy": right.detach()}
+        right, count = (logits.argmax(1) == wanted).float().sum(), hidden.sum()
+        return share(F.cross_entropy(logits, wanted, reduction="sum"), count), {"accuracy": share(right, count)}
 
     def hide(self, tokens: Tokens) -> tuple[Tokens, Tensor]:
         """(tokens as they are shown, which of them are to be told [M, N])."""

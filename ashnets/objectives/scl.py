@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ashnets.config import LossConfig, ModelConfig
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective, Temperature, info_nce
+from ashnets.ranks import everyone, mean_of_images
 from ashnets.stack import layer_rates
 
 
@@ -39,14 +40,15 @@ class SpikingContrast(Objective):
         s_in, stack = model.code(inputs.view), model.abstract.stack
         with layer_rates(stack) as rates:
             s_out = stack(s_in)
-        z, z_view = self.embed(vision.s_out), self.embed(s_out)
+        z, z_view = self.embed(vision.s_out), everyone(self.embed(s_out), "images")
         ids = inputs.image_ids if inputs.picture_ids is None else inputs.picture_ids
-        same = ids[:, None] == ids[None, :]
+        same = ids[:, None] == everyone(ids, "images")[None, :]
         temperature = self.temperature()
         logits = z @ z_view.T / temperature
         negatives = hard_negatives(z, z_view.detach(), same, temperature, self.losses)
         loss = info_nce(logits, same, negatives)
-        distance = (torch.stack([s_in.mean(), *rates]) - self.losses.rate_target).abs().mean()
+        rate = mean_of_images(torch.stack([s_in.mean(), *rates]))
+        distance = (rate - self.losses.rate_target).abs().mean()
         return loss + self.losses.rate_weight * distance, {"contrast": loss.detach()}
 
     def embed(self, s: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from ashnets.config import LossConfig, ModelConfig
 from ashnets.heads import EmbeddingHead
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective, Temperature, info_nce, same_image
+from ashnets.ranks import everyone
 
 
 class SpikeToText(Objective):
@@ -31,4 +32,4 @@ class SpikeToText(Objective):
         if self.spread is not None:
             tokens = self.spread(z)[:, None].expand(-1, vision.f0.shape[1], -1)
             e, positive = model.abstract(tokens)[2], positive[inputs.text_image]
-        return info_nce(self.head(e.mean(1)) @ z.T / self.temperature(), positive), {}
+        return info_nce(self.head(e.mean(1)) @ everyone(z, "texts").T / self.temperature(), positive), {}

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective
+from ashnets.ranks import share, share_of_texts
 
 
 class AnswerCrossEntropy(Objective):
@@ -18,9 +19,8 @@ class AnswerCrossEntropy(Objective):
             raise ValueError("vqa needs answers; Inputs.answers is None")
         logits = model.answer(w, inputs.tokens.padding, vision.v, inputs.text_image)
         right = (logits.argmax(1) == inputs.answers).float().mean()
-        known = (inputs.answers >= 0).sum().clamp(min=1)
-        loss = F.cross_entropy(logits, inputs.answers, ignore_index=-1, reduction="sum") / known
-        return loss, {"accuracy": right.detach()}
+        wrong = F.cross_entropy(logits, inputs.answers, ignore_index=-1, reduction="sum")
+        return share(wrong, (inputs.answers >= 0).sum()), {"accuracy": share_of_texts(right.detach())}
 
 
 class SoftAnswers(Objective):
@@ -39,4 +39,4 @@ class SoftAnswers(Objective):
         logits = model.answer(w, inputs.tokens.padding, vision.v, inputs.text_image)
         worth = inputs.scores.gather(1, logits.argmax(1, keepdim=True)).mean()
         loss = F.binary_cross_entropy_with_logits(logits, inputs.scores, reduction="sum") / len(logits)
-        return loss, {"accuracy": worth.detach()}
+        return share_of_texts(loss), {"accuracy": share_of_texts(worth.detach())}

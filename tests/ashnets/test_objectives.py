@@ -12,7 +12,7 @@ from ashnets.model import AshNet
 from ashnets.momentum import MomentumEncoders, Queue
 from ashnets.objectives import OBJECTIVES
 from ashnets.objectives.base import info_nce
-from ashnets.objectives.itm import hard_pairs
+from ashnets.objectives.itm import drawn
 from ashnets.objectives.scl import hard_negatives
 from ashnets.stack import layer_spikes
 from tests.ashnets.batches import inputs, tokens
@@ -34,6 +34,7 @@ def matching(micro):
 def test_every_objective_is_finite_and_teaches_the_spiking_stack(name, micro):
     model, objective = with_every_head(micro), OBJECTIVES[name](micro, LossConfig(hardness=1.0, mixed=4))
     batch = inputs(micro)
+    objective.begin(model)
     vision = model.vision(batch.images)
     loss, logs = objective(model, batch, vision, model.text(batch.tokens))
     loss.backward()
@@ -127,6 +128,7 @@ def test_the_queue_holds_the_newest_and_lets_the_oldest_go():
 
 def queued(model, config, batch, **losses):
     objective = OBJECTIVES["itc_queue"](config, LossConfig(queue=64, **losses)).train()
+    objective.begin(model)
     return objective, lambda: objective(model, batch, model.vision(batch.images), model.text(batch.tokens))
 
 
@@ -167,7 +169,7 @@ def test_a_near_miss_is_never_of_the_same_image_and_the_nearer_the_likelier():
     logits = torch.tensor([[9.0, 0.0, math.log(3)], [9.0, 9.0, 9.0], [0.0, math.log(4), 9.0]])
     counts = torch.zeros(3)
     for _ in range(2000):
-        image_of, text_of = hard_pairs(logits, same)
+        image_of, text_of = drawn(logits.T, same.T), drawn(logits, same)
         assert image_of.tolist()[0] == 2
         assert image_of.tolist()[1] in (0, 2)
         assert image_of.tolist()[2] == 0

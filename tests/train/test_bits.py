@@ -59,6 +59,7 @@ def test_the_teacher_draws_the_firing_rates_to_the_float_stacks(source, tmp_path
         made = quantized_run(source, tmp_path / f"distill{weight}", config)
         trainer = Trainer(made, load_split(made, "train"), load_split(made, "val"), CPU)
         trainer.load_weights(starting_weights(made, source))
+        trainer.start()
         assert trainer.teacher is not None
         with torch.no_grad():
             for layer in trainer.teacher.neural_layers.values():

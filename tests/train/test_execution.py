@@ -24,6 +24,7 @@ def step_of(run, **changes) -> tuple[dict[str, torch.Tensor], int]:
     """The gradients of a run's first step, and the bytes that were kept for its backward pass."""
     changed = replace(run, config=replace(run.config, train=replace(run.config.train, **changes)))
     trainer = Trainer(changed, load_split(run, "train"), load_split(run, "val"), CPU)
+    trainer.start()
     trainer.optimizer.step = lambda: None
     kept: dict[int, int] = {}
 

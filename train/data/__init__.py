@@ -14,8 +14,10 @@ from train.data.base import (
     ImageTextData,
     MissingPackageError,
     answer_vocabulary,
+    batch_of,
     batches,
     collate,
+    drawn_texts,
     image_array,
 )
 from train.data.cache import CacheError, Progress, cache_folder
@@ -37,10 +39,12 @@ __all__ = [
     "MissingPackageError",
     "Progress",
     "answer_vocabulary",
+    "batch_of",
     "batches",
     "cache_folder",
     "collate",
     "decode_image",
+    "drawn_texts",
     "easy_nlvr2",
     "easy_snli_ve",
     "easy_vqa",

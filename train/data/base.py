@@ -178,23 +178,35 @@ def collate(
 
     None takes all texts, in order, and draws nothing from `rng`.
     """
+    return batch_of(data, indices, drawn_texts(data, indices, rng, texts_per_image))
+
+
+def drawn_texts(
+    data: ImageTextData, indices: Sequence[int] | np.ndarray, rng: np.random.Generator, texts_per_image: int | None
+) -> list[Sequence[int]]:
+    """Which of its texts each of the images `indices` comes with, see `collate`."""
     if texts_per_image is not None and texts_per_image < 1:
         raise ValueError(f"texts_per_image is {texts_per_image}; give 1 or more, or None for all texts")
+    counts = [len(data.texts(i)) for i in indices]
+    if texts_per_image is None:
+        return [range(count) for count in counts]
+    return [rng.permutation(count)[:texts_per_image].tolist() for count in counts]
+
+
+def batch_of(data: ImageTextData, indices: Sequence[int] | np.ndarray, chosen: Sequence[Sequence[int]]) -> Batch:
+    """The batch of the images `indices`, each with its `chosen` texts."""
     texts: list[str] = []
     answers: list[str] = []
     votes: list[tuple[str, ...]] = []
     text_image: list[int] = []
-    for position, i in enumerate(indices):
+    for position, (i, of) in enumerate(zip(indices, chosen, strict=True)):
         image_texts, image_answers = data.texts(i), data.answers(i)
-        chosen = range(len(image_texts))
-        if texts_per_image is not None:
-            chosen = rng.permutation(len(image_texts))[:texts_per_image]
-        texts += [image_texts[k] for k in chosen]
+        texts += [image_texts[k] for k in of]
         if image_answers:
             said = data.votes(i)
-            answers += [image_answers[k] for k in chosen]
-            votes += [said[k] for k in chosen]
-        text_image += [position] * len(chosen)
+            answers += [image_answers[k] for k in of]
+            votes += [said[k] for k in of]
+        text_image += [position] * len(of)
     return Batch(
         images=image_array(data, indices),
         texts=texts,

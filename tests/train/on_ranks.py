@@ -1,0 +1,131 @@
+"""What the tests of several ranks run: torchrun ... on_ranks.py WHAT, a JSON object of arguments. The first rank prints
+what came out as one line of JSON."""
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.conftest import cut, micro_config
+from train import ranks
+
+TASKS = {
+    "retrieval": {"itc": 1.0, "itc_queue": 1.0, "itm": 1.0, "mlm": 1.0, "scl": 0.2, "stua": 0.2},
+    "vqa": {"vqa": 1.0, "vqa_soft": 1.0, "scl": 0.5, "stua": 0.5},
+    "nlvr2": {"vqa": 1.0, "scl": 0.5},
+}
+
+
+def few_records() -> None:
+    """Data sets of 40 records, each made once."""
+    from train.data import DATASETS
+
+    kept = {}
+    for name, real in (("few_vqa", "easy_vqa"), ("few_openmoji", "openmoji"), ("few_pairs", "easy_nlvr2")):
+
+        def few(split, size, cache=None, progress=None, real=real):
+            if (real, split) not in kept:
+                kept[real, split] = cut(real, split, size, 40)
+            return kept[real, split]
+
+        DATASETS[name] = few
+
+
+def draw_nothing() -> None:
+    """Let the model and its objectives be the same function of a batch every time: no dropout, the nearest misses in
+    the place of near ones, fixed words hidden."""
+    from ashnets.heads import SpellingEmbeddingHead
+    from ashnets.objectives import itm, mlm
+    from train import execution
+
+    def nearest(logits, excluded):
+        return logits.float().masked_fill(excluded, -torch.inf).argmax(1).masked_fill(excluded.all(1), -1)
+
+    def hide(self, tokens):
+        hidden = (tokens.ids % 5 == 0) & ~torch.isin(tokens.ids, torch.tensor(self.special))
+        return tokens._replace(ids=tokens.ids.masked_fill(hidden, self.special[3])), hidden
+
+    itm.drawn, mlm.MaskedLanguage.hide = nearest, hide
+    execution._dropout = torch.nn.Dropout.forward = lambda module, x: x
+    SpellingEmbeddingHead.dropped = 0.0
+
+
+def in_double_precision() -> None:
+    """Let rounding be so small that no spike depends on it."""
+    from ashnets import model
+    from train import evaluate
+
+    torch.set_default_dtype(torch.float64)
+    model.normalise = evaluate.normalise = lambda images: images.double() / 127.5 - 1
+
+
+def train(folder: str, task: str, double: bool = True, until: int | None = None, **config) -> dict:
+    """Train the run in `folder`, made if it is not there, without draws. until: the step behind which it is left."""
+    from train.loop import Trainer
+    from train.run import Bundle, open_run
+    from train.stages import load_split, new_run
+
+    draw_nothing()
+    if double:
+        in_double_precision()
+    path, spikes = Path(folder), []
+    made = micro_config(task, objectives=TASKS[task], precision="float32", **config)
+    ranks.on_first(lambda: None if path.exists() else new_run(path, made))
+    run = open_run(path)
+    forward = Bundle.forward
+
+    def recorded(self, inputs):
+        found = forward(self, inputs)
+        spikes.append([s.detach().transpose(0, 1).numpy().astype(np.uint8) for s in (found[2].s_in, found[2].s_out)])
+        return found
+
+    Bundle.forward = recorded
+    trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), torch.device("cpu"))
+    values = []
+
+    def report(step, steps, logged):
+        values.append(logged)
+        if step == until:
+            raise InterruptedError
+
+    with suppress(InterruptedError):
+        trainer.train(report)
+    every = [[ranks.joined_rows([side]) for side in step] for step in spikes]
+    if ranks.rank() == 0:
+        named = {f"{k}-{side}": s for k, step in enumerate(every) for side, s in zip(("in", "out"), step, strict=True)}
+        np.savez(path / "spikes.npz", **named)
+    return {"values": values, "history": trainer.history, "ranks": ranks.count()}
+
+
+def commands(every: list[list[str]], kill: tuple[int, int] | None = None) -> int:
+    """Commands, one after another. kill: a rank and a step; the rank is killed in front of it when it comes there
+    first."""
+    from ashnets.cli import main
+    from train.loop import Trainer
+
+    step = Trainer.train_step
+
+    def doomed(self, *inputs, **wishes):
+        if kill and not ranks.restarted() and (ranks.rank(), self.step) == tuple(kill):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *inputs, **wishes)
+
+    Trainer.train_step = doomed
+    return next((code for arguments in every if (code := main(arguments))), 0)
+
+
+if __name__ == "__main__":
+    import faulthandler
+
+    faulthandler.dump_traceback_later(45)
+    torch.set_num_threads(1)
+    few_records()
+    if sys.argv[1] == "commands":
+        sys.exit(commands(**json.loads(sys.argv[2])))
+    with ranks.joined():
+        print(json.dumps(train(**json.loads(sys.argv[2]))), flush=True)

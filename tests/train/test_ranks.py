@@ -1,0 +1,184 @@
+"""Several ranks do what one does: the same losses, the same spikes, each of them, the same weights."""
+
+import json
+import re
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ashnets.cli import main
+from ashnets.text import Tokens
+from hw.errors import UserError
+from tests.conftest import micro_config
+from tests.train.launch import launch, trained
+from train.checkpoint import newest_checkpoint
+from train.loader import Batches
+from train.stages import load_split, new_run
+
+STEPS = {"steps": 8, "save_every": 4, "batch": 9}  # which two ranks share unequally, and four do
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
+    """Runs of one rank, by task, and what they told."""
+    folder = tmp_path_factory.mktemp("alone")
+    return {task: (folder / task, trained(1, folder / task, task, ema=0.9, **STEPS)) for task in ("retrieval", "vqa")}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    kept = newest_checkpoint(folder)
+    assert kept is not None
+    assert kept.step == STEPS["steps"]
+    return kept.tensors("weights") | {f"ema {k}": v for k, v in kept.tensors("ema").items()}
+
+
+def spikes(folder: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(folder / "spikes.npz"))
+
+
+def assert_same(alone: tuple[Path, dict], folder: Path, told: dict) -> None:
+    """Losses, norms of gradients, all that is logged; evaluations; weights; spikes: all of what was trained last."""
+    values = alone[1]["values"][-len(told["values"]) :]
+    assert len(values) >= 3
+    for one, many in zip(values, told["values"], strict=True):
+        assert one.keys() == many.keys()
+        assert many == pytest.approx(one, rel=2e-6)
+    for one, many in zip(alone[1]["history"], told["history"], strict=True):
+        assert many == pytest.approx(one, rel=1e-12)
+    mine, theirs = weights(alone[0]), weights(folder)
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-7, atol=1e-9, msg=name)
+    fired, firing = spikes(alone[0]), spikes(folder)
+    skipped = len(fired) // 2 - len(firing) // 2
+    for name, found in firing.items():
+        step, side = name.split("-")
+        expected = fired[f"{int(step) + skipped}-{side}"]
+        assert expected.any()
+        assert np.array_equal(found, expected), name
+
+
+def test_two_ranks_that_hold_copies_do_what_one_does(alone, tmp_path):
+    told = trained(2, tmp_path / "run", "retrieval", ema=0.9, **STEPS)
+    assert told["ranks"] == 2
+    assert_same(alone["retrieval"], tmp_path / "run", told)
+
+
+def test_two_ranks_that_hold_parts_do_what_one_does(alone, tmp_path):
+    told = trained(2, tmp_path / "run", "vqa", parallel="fsdp", ema=0.9, **STEPS)
+    assert_same(alone["vqa"], tmp_path / "run", told)
+    kept = tmp_path / "run" / "checkpoints" / "step-00000008"
+    parts = {path.name for path in kept.glob("*.safetensors")}
+    assert parts == {f"{name}-{r}-of-2.safetensors" for name in ("weights", "optimizer", "ema") for r in (0, 1)}
+
+
+@pytest.mark.parametrize("save_beside", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_two_ranks_saved_one_and_four_go_on_from(save_beside, alone, tmp_path):
+    settings = {"parallel": "fsdp", "ema": 0.9, "save_beside": save_beside, **STEPS}
+    trained(2, tmp_path / "two", "retrieval", until=5, **settings)
+    for ranks in (1, 4) if save_beside else (1,):
+        folder = tmp_path / str(ranks)
+        shutil.copytree(tmp_path / "two", folder)
+        told = trained(ranks, folder, "retrieval", **settings)
+        assert len(told["values"]) == 4
+        assert_same(alone["retrieval"], folder, told)
+
+
+def test_in_single_precision_the_first_step_is_the_same_within_rounding_and_its_spikes_are_equal(tmp_path):
+    first = {n: trained(n, tmp_path / str(n), "nlvr2", double=False, steps=1, save_every=1) for n in (1, 2)}
+    for name, value in first[1]["values"][0].items():
+        assert first[2]["values"][0][name] == pytest.approx(value, rel=1e-5), name
+    one, two = spikes(tmp_path / "1"), spikes(tmp_path / "2")
+    assert all(one[name].any() and np.array_equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("task", ["vqa", "retrieval", "nlvr2"])
+@pytest.mark.parametrize("of", [2, 3, 8])
+def test_the_parts_of_a_batch_are_the_batch(task, of, tmp_path, few_records):
+    config = micro_config(task, view_hue=0.5, view_grey=0.5, erase=0.5, flip=True, rotate=10.0)
+    run = new_run(tmp_path / "run", config)
+    data = load_split(run, "train")
+    whole, parts = Batches(run, data)[3], [Batches(run, data, r, of)[3] for r in range(of)]
+    split = parts[0].split
+    assert split is not None
+    assert sum(split.images) == 8
+    assert max(split.images) - min(split.images) <= 1
+    for field in fields(whole):
+        value, given = getattr(whole, field.name), [getattr(part, field.name) for part in parts]
+        if isinstance(value, Tokens):
+            for k in range(3):
+                assert torch.equal(value[k], torch.cat([tokens[k] for tokens in given]))
+        elif field.name == "text_image":
+            firsts = np.cumsum([0, *split.images])
+            assert torch.equal(value, torch.cat([v + int(first) for v, first in zip(given, firsts, strict=False)]))
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, torch.cat(given)), field.name
+
+
+def test_a_batch_that_is_too_small_for_its_ranks_is_refused(tmp_path, few_records):
+    run = new_run(tmp_path / "run", micro_config("vqa"))
+    with pytest.raises(UserError, match="batch is 8, and 9 ranks share it"):
+        Batches(run, load_split(run, "train"), 0, 9)
+
+
+def config_file(folder: Path, **train) -> str:
+    """The micro config on disk, as 'ashnets recipe' writes them."""
+    from train.config import to_dict
+
+    path = folder / "config.json"
+    path.write_text(json.dumps(to_dict(micro_config("retrieval", precision="float32", **train))))
+    return str(path)
+
+
+def test_a_rank_that_is_killed_is_told_and_torchrun_goes_on_to_the_same_weights(tmp_path):
+    """With draws, which depend on seed, step and rank alone."""
+    config = config_file(tmp_path, steps=9)
+    ends = {}
+    for name, kill in (("whole", None), ("killed", [1, 5])):
+        every = [["train", str(tmp_path / name), "--config", config, "--json"]]
+        ends[name] = launch(2, "commands", "--max-restarts=1", every=every, kill=kill)
+        assert ends[name].returncode == 0, ends[name].stderr[-3000:]
+    assert "rank 0: another rank was lost" in ends["killed"].stderr
+    assert ends["killed"].stdout.count("9 steps") == 1  # the first rank alone speaks
+    assert ends["whole"].stderr.count(" 9/9 ") == 1
+    kept = [newest_checkpoint(tmp_path / name) for name in ends]
+    assert all(checkpoint is not None and checkpoint.step == 9 for checkpoint in kept)
+    one, other = (checkpoint.tensors("weights") for checkpoint in kept if checkpoint)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_ranks_share_evaluation_and_simulation_and_tell_what_one_does(tmp_path):
+    run = str(tmp_path / "run")
+    made = [["train", run, "--config", config_file(tmp_path, steps=2)], ["quantize", run, "--steps", "2"]]
+    told = {}
+    for ranks in (1, 2):
+        wanted = [
+            ["evaluate", run, "--json", "--predictions", str(tmp_path / f"{ranks}.json")],
+            ["simulate", f"{run}-int8", "--verify", "--samples", "40", "--json"],
+            ["simulate", f"{run}-int8", "--samples", "40", "--json"],
+        ]
+        ended = launch(ranks, "commands", every=[*(made if ranks == 1 else ()), *wanted])
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        told[ranks] = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+        for values in told[ranks]:
+            values.pop("seconds", None)
+    assert len(told[1]) == 3
+    assert told[1] == told[2]
+    assert told[1][1]["samples"] == 40
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
+
+
+def test_what_ranks_do_not_share_is_refused_and_a_problem_of_the_first_is_told_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "rank 1: 'report' is not for several ranks" in capsys.readouterr().err
+    (tmp_path / "there").mkdir()
+    ended = launch(2, "commands", every=[["train", str(tmp_path / "there"), "--config", config_file(tmp_path)]])
+    assert ended.returncode
+    assert len(re.findall(r"ashnets: rank \d: .*exists already", ended.stderr)) == 1
+    assert "ashnets/cli/models.py" not in ended.stderr  # no traceback of ours
