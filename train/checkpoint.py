@@ -12,7 +12,8 @@ checkpoint and no second file can disagree with it. Kept are the two newest and 
 
 import logging
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,21 +97,37 @@ def save_checkpoint(
     ranks.on_first(lambda: _drop_old(run, Checkpoint(folder=_folder(run, step), **meta)), group)
 
 
+@contextmanager
+def _failure_told(folder: Path) -> Iterator[None]:
+    """`UserError` where the system does not let a checkpoint be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # which wraps what the system says
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(
+            f"{folder}: the checkpoint cannot be written ({reason}); make room or mend the folder's permissions, and "
+            "resume: the checkpoint before it is whole"
+        ) from error
+
+
 def _save(folder: Path, meta: dict[str, Any], tensors: Saved) -> None:
-    with staged_artifact(folder, KIND, meta) as temporary:
+    with _failure_told(folder), staged_artifact(folder, KIND, meta) as temporary:
         for name, values in tensors.items():
             _write(values, temporary / f"{name}.safetensors")
 
 
 def _save_parts(folder: Path, meta: dict[str, Any], tensors: Saved, group: Any) -> None:
     with ExitStack() as stack:
+        if ranks.rank() == 0:
+            stack.enter_context(_failure_told(folder))
         staged = ranks.on_first(lambda: str(stack.enter_context(staged_artifact(folder, KIND, meta))), group)
         temporary, problem = Path(ranks.gathered((staged or "").encode(), group)[0].decode()), ""
         try:
-            for name, values in tensors.items():
-                own = {k: v for k, v in values.items() if (len(v.rows) if isinstance(v, Part) else ranks.rank() == 0)}
-                _write(own, temporary / f"{name}-{ranks.rank()}-of-{ranks.count()}.safetensors")
-        except (UserError, OSError) as error:
+            with _failure_told(folder):
+                for name, values in tensors.items():
+                    own = {k: v for k, v in values.items() if _is_mine(v)}
+                    _write(own, temporary / f"{name}-{ranks.rank()}-of-{ranks.count()}.safetensors")
+        except UserError as error:
             problem = str(error)
         ranks.together(problem, group)  # which leaves nothing behind where it ends the block
         ranks.on_first(stack.close, group)
@@ -118,13 +135,12 @@ def _save_parts(folder: Path, meta: dict[str, Any], tensors: Saved, group: Any) 
 
 def _write(values: dict[str, Tensor | Part], path: Path) -> None:
     own = {key: value.rows if isinstance(value, Part) else value for key, value in values.items()}
-    try:
-        save_file({key: value.detach().cpu().contiguous() for key, value in own.items()}, path)
-    except SafetensorError as error:  # as it wraps what the system says
-        raise UserError(
-            f"{path.parent.parent}: a checkpoint cannot be written ({error}); make room or mend the folder's "
-            "permissions and resume: the last checkpoint is whole"
-        ) from error
+    save_file({key: value.detach().cpu().contiguous() for key, value in own.items()}, path)
+
+
+def _is_mine(value: Tensor | Part) -> bool:
+    """Whether this rank writes it: rows, if it has any, and on the first rank what is not cut."""
+    return len(value.rows) > 0 if isinstance(value, Part) else ranks.rank() == 0
 
 
 def _drop_old(run: Path, saved: Checkpoint) -> None:

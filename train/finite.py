@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -16,15 +17,17 @@ def not_finite(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[list[str]]:
-    """Within the block, the names of modules are noted whose output is not finite, in the order in which they end; a
-    weight that is not comes before them."""
-    seen = [f"weight {name}" for name, p in module.named_parameters() if not_finite(p)]
+def watched(module: nn.Module) -> Iterator[list[tuple[float, str]]]:
+    """Within the block, modules are noted whose output is not finite: (how many had ended by then, name); a weight
+    that is not comes before them."""
+    seen = [(0.0, f"weight {name}") for name, p in module.named_parameters() if not_finite(p)]
+    ended = count(1)
 
     def note(name: str) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
+            order = float(next(ended))
             if any(map(not_finite, _tensors(output))):
-                seen.append(f"layer {name}")
+                seen.append((order, f"layer {name}"))
 
         return hook
 

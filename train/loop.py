@@ -5,19 +5,18 @@ augmentation, dropout and the learning rate. So a checkpoint needs weights, opti
 ends with the same bits. Ranks share each batch; what a model draws in its forward pass each draws for itself.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ashnets.model import AshNet, Inputs
-from ashnets.ranks import among, share_of_images
 from hw.errors import Stopped, UserError
 from quantize.loop import ChipInTheLoop
 from train import ranks
@@ -29,7 +28,6 @@ from train.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from train.config import TrainConfig
 from train.data import ImageTextData
 from train.evaluate import Ranking, evaluate
 from train.execution import Deterministic, attention, autocast, prepare
@@ -39,46 +37,9 @@ from train.logs import RunLog, open_log
 from train.parallel import clip, cut, cut_as, local, part_of, reduce_uncut, spread, whole
 from train.run import Bundle, Run, fill, load_model, quantized_stack
 from train.saving import Clock, Saver, Termination
+from train.step import StepLoss, learning_rate, seed_step
 
 Report = Callable[[int, int, dict[str, float]], None]
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up over `warmup` steps, then a cosine that reaches zero after `steps`."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def seed_step(seed: int, step: int, *rank: int) -> None:
-    """Seed torch for one step: its dropout, and what its objectives draw. rank: which of several ranks draws."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, *rank]).generate_state(1, np.uint64)[0]))
-
-
-class StepLoss(nn.Module):
-    """inputs -> (the weighted sum of the objectives, what is logged of them, without gradient). teacher: the float
-    stack whose firing rates a quantized one is drawn to, with weight `distill`."""
-
-    def __init__(self, bundle: Bundle, teacher: nn.Module | None, distill: float) -> None:
-        super().__init__()
-        self.bundle, self.distill = bundle, distill
-        self.teacher = [teacher] if teacher is not None else []  # not a module of this one: it is not trained
-
-    def forward(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        total, values, vision = self.bundle(inputs)
-        with among(inputs.split):
-            values = {
-                "rate_in": share_of_images(vision.s_in.mean()),
-                "rate": share_of_images(vision.s_out.mean()),
-                **values,
-            }
-            for teacher in self.teacher:
-                with torch.no_grad():
-                    wanted = teacher(vision.s_in).mean(0)
-                values["distill"] = share_of_images((vision.s_out.mean(0) - wanted).square().mean())
-                total = total + self.distill * values["distill"]
-        return total, {name: value.detach() for name, value in values.items()}
 
 
 class Trainer:
@@ -100,6 +61,7 @@ class Trainer:
             quantized_stack(bundle.model).chip = ChipInTheLoop(run.config.chip)
         self.teacher = load_model(run, "float", device).abstract.stack if run.config.distill else None
         self.loss = StepLoss(bundle, self.teacher, run.config.distill)
+        self.wishes: Callable[[], dict[str, bool]] = dict
         self.asked: dict[str, bool] = {}
         self.ema: Tensors = {}
         self.step = 0
@@ -121,9 +83,11 @@ class Trainer:
 
     def start(self) -> None:
         """Cut the weights up where ranks share them, and begin the optimiser and the averaged weights anew."""
-        fsdp = self.config.parallel == "fsdp" and not self.run.quantized
+        self.in_parts = ranks.count() > 1 and self.config.parallel == "fsdp" and not self.run.quantized
         models = [module for module in self.bundle.modules() if isinstance(module, AshNet)]  # averaged ones too
-        self.parallel = spread(self.loss, [block for model in models for block in model.blocks], fsdp, self.device)
+        self.parallel = spread(
+            self.loss, [block for model in models for block in model.blocks], self.in_parts, self.device
+        )
         self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
         kinds = [[p for p in self.names if (p.ndim < 2) == vector] for vector in (False, True)]
         decays = (self.config.weight_decay, 0.0)
@@ -155,10 +119,11 @@ class Trainer:
             Termination() as termination,
             deaths_told(),
         ):
+            self.wishes = lambda: {"stop": termination.asked, "save": clock.due}
             if not checkpoint:
                 self._evaluate_and_save(log, saver)
             for inputs in ahead:
-                values = self.train_step(inputs, stop=termination.asked, save=clock.due)
+                values = self.train_step(inputs)
                 self.step += 1
                 if report:
                     report(self.step, c.steps, values)
@@ -175,8 +140,8 @@ class Trainer:
                     saver.wait()
                     raise Stopped(f"{self.run.folder}: stopped by SIGTERM behind step {self.step}, which is saved")
 
-    def train_step(self, inputs: Inputs, *, stop: bool = False, save: bool = False) -> dict[str, float]:
-        """One update. stop, save: what this rank wishes afterwards; `asked` is what any of them does."""
+    def train_step(self, inputs: Inputs) -> dict[str, float]:
+        """One update. `asked` is what any rank wishes then."""
         if self.run.quantized:  # the host is frozen: its norms must not move either
             self.bundle.eval()
             self.bundle.model.abstract.stack.train()
@@ -187,11 +152,11 @@ class Trainer:
         with attention(self.device):
             total, values = self._forward(self.parallel, inputs)
             total.backward()
-        if ranks.count() > 1 and cut(next(iter(self.names))):
+        if self.in_parts:
             reduce_uncut(self.names)
         norm = clip(self.names, self.config.clip)
         values |= {"loss": total, "gradient_norm": norm}
-        logged = self._agreed(values, {"stop": stop, "save": save})
+        logged = self._agreed(values)
         self._refuse_non_finite(logged, inputs)
         lr = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
@@ -207,18 +172,19 @@ class Trainer:
         with autocast(self.config, self.device):
             return loss(inputs)
 
-    def _agreed(self, values: dict[str, Tensor], wishes: dict[str, bool]) -> dict[str, float]:
-        """The mean of each value over ranks; `asked` is set to the wishes that any rank has. Waits for the
-        GPU, once."""
+    def _agreed(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """The mean of each value over ranks; `asked` is set to the wishes that any rank has. Waits for the GPU, once,
+        and then looks at the wishes."""
         numbers = torch.stack([value.detach().float() for value in values.values()])
-        self.asked = wishes
         if ranks.count() > 1:
-            numbers = torch.cat([numbers / ranks.count(), numbers.new_tensor([float(w) for w in wishes.values()])])
             dist.all_reduce(numbers)
-        told = numbers.tolist()
-        if ranks.count() > 1:
-            self.asked = {wish: number > 0 for wish, number in zip(wishes, told[len(values) :], strict=True)}
-        return dict(zip(values, told[: len(values)], strict=True))
+            numbers /= ranks.count()
+        told, self.asked = numbers.tolist(), self.wishes()
+        if ranks.count() > 1 and self.asked:
+            wished = torch.tensor([float(wish) for wish in self.asked.values()], device=self.device)
+            dist.all_reduce(wished)
+            self.asked = {wish: number > 0 for wish, number in zip(self.asked, wished.tolist(), strict=True)}
+        return dict(zip(values, told, strict=True))
 
     def _refuse_non_finite(self, logged: dict[str, float], inputs: Inputs) -> None:
         broken = [
@@ -226,18 +192,21 @@ class Trainer:
         ]
         if not broken:
             return
-        found = [said.decode() for said in ranks.gathered(self._where(inputs).encode())]
-        told = [f"{where} (rank {r})" if ranks.count() > 1 else where for r, where in enumerate(found) if where]
-        again = f"first in {', '.join(told)}" if told else "and nowhere when the step was run again"
+        found = [json.loads(said) for said in ranks.gathered(json.dumps(self._where(inputs)).encode())]
+        first = min(order for order, _ in found)  # what is gathered takes it from rank to rank
+        many = ranks.count() > 1
+        told = [f"{where} (rank {r})" if many else where for r, (order, where) in enumerate(found) if order == first]
+        again = f"first in {', '.join(told)}" if first < math.inf else "and nowhere when the step was run again"
         ranks.together(
             f"step {self.step + 1}: {broken[0].replace('_', ' ')} is {logged[broken[0]]}, {again}, so that no update "
             f"was made; the last checkpoint is whole. Lower --train.lr (now {self.config.lr:g}) and resume"
         )
 
-    def _where(self, inputs: Inputs) -> str:
-        """What is not finite first when the step is run once more on this rank; '' where all is."""
+    def _where(self, inputs: Inputs) -> tuple[float, str]:
+        """(when, what) is not finite first when the step is run once more on this rank; when is infinite where all
+        is."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.parallel if cut(next(iter(self.names))) else self.loss  # DDP mixes the gradients of all ranks
+        loss = self.parallel if self.in_parts else self.loss  # DDP mixes the gradients of all ranks
         with attention(self.device):
             with watched(self.bundle) as seen:
                 total, _ = self._forward(loss, inputs)
@@ -246,12 +215,14 @@ class Trainer:
         wrong = [
             f"the gradient of {name}" for p, name in self.names.items() if p.grad is not None and not_finite(p.grad)
         ]
-        return next(iter([*seen, *reversed(wrong)]), "")  # gradients come from the last layers to the first
+        if seen or not wrong:
+            return next(iter(seen), (math.inf, ""))
+        return 1e9, wrong[-1]  # gradients come from the last layers to the first
 
     @contextmanager
     def _averaged(self) -> Iterator[AshNet]:
         """The model as it is evaluated: with the averaged weights, if there are any, and with all of them."""
-        if cut(next(iter(self.names))):
+        if self.in_parts:
             weights = {k: whole(v) for k, v in (self.bundle.state_dict() | self.ema).items()}
             bundle = Bundle(self.run.config, len(self.run.answers)).to(self.device)
             bundle.load_state_dict(weights)

@@ -83,8 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except Stopped as end:
-        print(f"{name}: {end}; go on with --resume", file=sys.stderr)
+    except Stopped as end:  # on all ranks at once; the first says so
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{name}: {end}; go on with --resume", file=sys.stderr)
         return 143
     except BackendError as error:
         print(f"{name}: {error}", file=sys.stderr)

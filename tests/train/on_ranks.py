@@ -3,8 +3,10 @@ what came out as one line of JSON."""
 
 import json
 import os
+import random
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,21 +104,42 @@ def train(folder: str, task: str, double: bool = True, until: int | None = None,
     return {"values": values, "history": trainer.history, "ranks": ranks.count()}
 
 
-def commands(every: list[list[str]], kill: tuple[int, int] | None = None) -> int:
-    """Commands, one after another. kill: a rank and a step; the rank is killed in front of it when it comes there
-    first."""
+def commands(
+    every: list[list[str]],
+    kill: tuple[int, int] | None = None,
+    terminate: tuple[int, int] | None = None,
+    spoil: tuple[int, int] | None = None,
+    going_on: bool = False,
+    kills: int = 0,
+) -> int:
+    """Commands, one after another, to the first that fails unless they are `going_on`. kill, terminate, spoil: a rank
+    and a step; in front of it the rank is killed, sent SIGTERM or given a layer whose output is not finite when it
+    comes there first. kills: in each of so many starts one rank is killed at a moment that a seed draws."""
     from ashnets.cli import main
     from train.loop import Trainer
 
-    step = Trainer.train_step
+    step, start = Trainer.train_step, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if start < kills and int(os.environ["RANK"]) == start % 2:
+        moment = random.Random(start).uniform(0, 12)  # while it starts, trains, evaluates or saves
+        threading.Timer(moment, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
 
-    def doomed(self, *inputs, **wishes):
-        if kill and not ranks.restarted() and (ranks.rank(), self.step) == tuple(kill):
+    def doomed(self, inputs):
+        here = [ranks.rank(), self.step]
+        if here == kill and not ranks.restarted():
             os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, *inputs, **wishes)
+        if here == terminate and not self.asked.get("stop"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if here == spoil:
+            self.bundle.model.image_head.project.register_forward_hook(lambda _, __, x: x / 0)
+        return step(self, inputs)
 
     Trainer.train_step = doomed
-    return next((code for arguments in every if (code := main(arguments))), 0)
+    codes = []
+    for arguments in every:
+        codes.append(main(arguments))
+        if codes[-1] and not going_on:
+            break
+    return codes[-1]
 
 
 if __name__ == "__main__":
