@@ -6,6 +6,7 @@ The batch of step k is a function of the config, the seed and k alone: how many 
 import hashlib
 import os
 import re
+import signal
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -168,6 +169,7 @@ def workers_for(device: torch.device) -> int:
 
 
 def _begin_worker(_: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which all processes of a job get: training says when it is over
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # whose threads do not live on in a forked process
 
 

@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from hw.errors import UserError
 
-PATIENCE = timedelta(minutes=10)  # for a rank that does not answer
+PATIENCE = timedelta(minutes=30)  # for a rank that does not answer: the first may have much data to read
 T = TypeVar("T")
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe|[Tt]imed out|remote process|heartbeat", re.I)
 

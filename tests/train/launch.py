@@ -17,7 +17,7 @@ def launch(ranks: int, what: str, *torchrun: str, **arguments) -> subprocess.Com
     if ranks > 1 or torchrun:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *torchrun]
     done = [*start, PROGRAM, what, json.dumps(arguments)]
-    return subprocess.run(done, capture_output=True, text=True, env=environment, cwd=ROOT)
+    return subprocess.run(done, capture_output=True, text=True, env=environment, cwd=ROOT, start_new_session=True)
 
 
 def trained(ranks: int, folder: Path, task: str, **arguments) -> dict:

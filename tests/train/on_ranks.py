@@ -111,10 +111,13 @@ def commands(
     spoil: tuple[int, int] | None = None,
     going_on: bool = False,
     kills: int = 0,
+    job: bool = False,
 ) -> int:
     """Commands, one after another, to the first that fails unless they are `going_on`. kill, terminate, spoil: a rank
     and a step; in front of it the rank is killed, sent SIGTERM or given a layer whose output is not finite when it
-    comes there first. kills: in each of so many starts one rank is killed at a moment that a seed draws."""
+    comes there first. kills: in each of so many starts one rank is killed at a moment that a seed draws.
+    job: SIGTERM is sent to all processes of the command.
+    """
     from ashnets.cli import main
     from train.loop import Trainer
 
@@ -128,7 +131,7 @@ def commands(
         if here == kill and not ranks.restarted():
             os.kill(os.getpid(), signal.SIGKILL)
         if here == terminate and not self.asked.get("stop"):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.killpg(0, signal.SIGTERM) if job else os.kill(os.getpid(), signal.SIGTERM)
         if here == spoil:
             self.bundle.model.image_head.project.register_forward_hook(lambda _, __, x: x / 0)
         return step(self, inputs)

@@ -124,6 +124,15 @@ def test_the_command_that_sigterm_stops_says_so_and_ends_with_143(tmp_path, few_
     assert "stopped by SIGTERM behind step 1, which is saved; go on with --resume" in capsys.readouterr().err
 
 
+def test_a_job_whose_processes_all_get_sigterm_saves_the_step(tmp_path):
+    """Schedulers signal those that make batches too."""
+    run, config = str(tmp_path / "run"), config_file(tmp_path, steps=9, save_every=9)
+    train = ["train", run, "--config", config, "--workers", "2"]
+    ended = launch(1, "commands", every=[train], terminate=[0, 4], job=True)
+    assert ended.returncode == 143, ended.stderr[-3000:]
+    assert "stopped by SIGTERM behind step 5, which is saved" in ended.stderr
+
+
 def test_ranks_stop_together_when_one_of_them_gets_sigterm(tmp_path):
     config = config_file(tmp_path, steps=9, save_every=9)
     whole, run = (["train", str(tmp_path / name), "--config", config] for name in ("whole", "stopped"))
