@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -131,7 +132,10 @@ def commands(
         if here == kill and not ranks.restarted():
             os.kill(os.getpid(), signal.SIGKILL)
         if here == terminate and not self.asked.get("stop"):
-            os.killpg(0, signal.SIGTERM) if job else os.kill(os.getpid(), signal.SIGTERM)
+            if job:  # a process's own children tell its signals from others'
+                subprocess.run(["kill", "-TERM", "--", f"-{os.getpgid(0)}"])
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
         if here == spoil:
             self.bundle.model.image_head.project.register_forward_hook(lambda _, __, x: x / 0)
         return step(self, inputs)
