@@ -210,7 +210,7 @@ class Trainer:
         with attention(self.device):
             with watched(self.bundle) as seen:
                 total, _ = self._forward(loss, inputs)
-            if not seen:
+            if not any(ranks.gathered(b"seen" if seen else b"")):  # backward all of them, or none
                 total.backward()
         wrong = [
             f"the gradient of {name}" for p, name in self.names.items() if p.grad is not None and not_finite(p.grad)

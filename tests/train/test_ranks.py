@@ -168,7 +168,8 @@ def test_ranks_share_evaluation_and_simulation_and_tell_what_one_does(tmp_path):
             ["simulate", f"{run}-int8", "--verify", "--samples", "40", "--json"],
             ["simulate", f"{run}-int8", "--samples", "40", "--json"],
         ]
-        ended = launch(ranks, "commands", every=[*(made if ranks == 1 else ()), *wanted])
+        tuned = [["quantize", run, "--out", f"{run}-2", "--steps", "2"], ["simulate", f"{run}-2", "--verify"]]
+        ended = launch(ranks, "commands", every=[*made, *wanted] if ranks == 1 else [*wanted, *tuned])
         assert ended.returncode == 0, ended.stderr[-3000:]
         told[ranks] = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
         for values in told[ranks]:
