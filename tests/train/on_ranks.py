@@ -127,11 +127,14 @@ def commands(
         moment = random.Random(start).uniform(0, 12)  # while it starts, trains, evaluates or saves
         threading.Timer(moment, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
 
+    ended = []
+
     def doomed(self, inputs):
         here = [ranks.rank(), self.step]
         if here == kill and not ranks.restarted():
             os.kill(os.getpid(), signal.SIGKILL)
-        if here == terminate and not self.asked.get("stop"):
+        if here == terminate and not ended:
+            ended.append(here)
             if job:  # a process's own children tell its signals from others'
                 subprocess.run(["kill", "-TERM", "--", f"-{os.getpgid(0)}"])
             else:
