@@ -22,7 +22,7 @@ class ImageTextContrast(Objective):
         self.temperature = Temperature(losses)
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        images, texts = model.embed_images(vision.v), model.embed_texts(w, inputs.tokens)
+        texts, images = model.embed_texts(w, inputs.tokens), model.embed_images(vision.v)
         every_text, split = everyone(texts, "texts"), current()
         by_image = images @ every_text.T / self.temperature()  # [b, M]
         by_text, text_image = by_image.T, inputs.text_image  # [m, B], and the place of each text's image there
