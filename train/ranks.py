@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from hw.errors import UserError
 
 PATIENCE = timedelta(minutes=30)  # for a rank that does not answer: the first may have much data to read
 T = TypeVar("T")
+_JOB = "torchrun.txt"
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe|[Tt]imed out|remote process|heartbeat", re.I)
 
 
@@ -33,9 +35,24 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def restarted() -> bool:
-    """Whether torchrun has started the ranks anew, after one of them failed or the number of hosts changed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def note_job(folder: Path) -> None:
+    """Let a folder that this job of torchrun has made be known as its own."""
+    if _job():
+        (folder / _JOB).write_text(_job(), encoding="utf-8")
+
+
+def made_by_this_job(folder: Path) -> bool:
+    """Whether torchrun has started the ranks anew, and an earlier start of theirs has made the folder. (Its own count
+    of starts tells of ranks that failed, and not of hosts that came or went.)"""
+    note = folder / _JOB
+    return bool(_job()) and note.exists() and note.read_text(encoding="utf-8") == _job()
+
+
+def _job() -> str:
+    """What torchrun calls a job, or its user by --rdzv-id; where it has no name the process that starts the ranks gives
+    one. '' without torchrun."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"agent {os.getppid()}" if name == "none" else name
 
 
 def rank() -> int:

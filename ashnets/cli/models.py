@@ -241,7 +241,12 @@ def _made(folder: Path, make: Callable[[], Any]) -> Any:
     from train import ranks
     from train.run import open_run
 
-    ranks.on_first(lambda: None if ranks.restarted() and folder.exists() else make())
+    def first() -> None:
+        if not ranks.made_by_this_job(folder):
+            make()
+            ranks.note_job(folder)
+
+    ranks.on_first(first)
     return open_run(folder)
 
 

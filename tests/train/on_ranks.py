@@ -131,7 +131,7 @@ def commands(
 
     def doomed(self, inputs):
         here = [ranks.rank(), self.step]
-        if here == kill and not ranks.restarted():
+        if here == kill and not start:
             os.kill(os.getpid(), signal.SIGKILL)
         if here == terminate and not ended:
             ended.append(here)

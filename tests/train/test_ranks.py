@@ -158,6 +158,19 @@ def test_a_rank_that_is_killed_20_times_at_random_moments_ends_with_the_same_wei
     assert same(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_a_job_goes_on_with_its_own_run_when_hosts_come_or_go_and_with_no_other(
+    tmp_path, few_records, monkeypatch, capsys
+):
+    run = ["train", str(tmp_path / "run"), "--config", config_file(tmp_path, steps=2)]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 1")
+    assert main(run) == 0
+    assert main(run) == 0
+    for other in ("job 2", "none"):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", other)
+        assert main(run) == 2
+        assert "exists already" in capsys.readouterr().err
+
+
 def test_ranks_share_evaluation_and_simulation_and_tell_what_one_does(tmp_path):
     run = str(tmp_path / "run")
     made = [["train", run, "--config", config_file(tmp_path, steps=2)], ["quantize", run, "--steps", "2"]]
