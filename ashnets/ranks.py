@@ -24,6 +24,9 @@ from torch import Tensor
 
 from ashnets.kernels.layout import states_type
 
+Of = Literal["images", "texts"]
+"""What rows of a batch belong to."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
@@ -71,7 +74,7 @@ def current() -> Split | None:
     return _split
 
 
-def everyone(rows: Tensor, of: Literal["images", "texts"]) -> Tensor:
+def everyone(rows: Tensor, of: Of) -> Tensor:
     """[b, ...] -> [B, ...]: the rows of all ranks, in their order; each rank's loss has its gradient for each row.
 
     of: what a row belongs to; an image may have several, as many on every rank.
@@ -97,19 +100,17 @@ def share(total: Tensor, rows: Tensor | int) -> Tensor:
     return _split.ranks * total / every.clamp(min=1)
 
 
-def share_of_images(mean: Tensor) -> Tensor:
-    """A rank's part of a mean over all images, from the mean over its own."""
-    return mean if _split is None else mean * (_split.ranks * _split.images[_split.rank] / sum(_split.images))
-
-
-def share_of_texts(mean: Tensor) -> Tensor:
-    """A rank's part of a mean over all texts, from the mean over its own."""
-    return mean if _split is None else mean * (_split.ranks * _split.texts[_split.rank] / sum(_split.texts))
+def share_of(mean: Tensor, of: Of) -> Tensor:
+    """A rank's part of a mean over all images or texts, from the mean over its own."""
+    if _split is None:
+        return mean
+    counts = getattr(_split, of)
+    return mean * (_split.ranks * counts[_split.rank] / sum(counts))
 
 
 def mean_of_images(mean: Tensor) -> Tensor:
     """The mean over all images, on every rank, from the mean over its own."""
-    return mean if _split is None else summed(mean * (_split.images[_split.rank] / sum(_split.images)))
+    return mean if _split is None else summed(share_of(mean, "images")) / _split.ranks
 
 
 def channel_moments(x: Float[Tensor, "N C *rest"]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Tensor]:

@@ -160,7 +160,7 @@ def together(problem: str, group: dist.ProcessGroup | None = None) -> None:
         return
     if rank():
         raise SystemExit(2)
-    same = len(set(filter(None, told))) == 1 and (told[0] or count() == 1)
+    same = told[0] and len(set(filter(None, told))) == 1
     raise UserError(told[0] if same else "; ".join(f"rank {r}: {said}" for r, said in enumerate(told) if said))
 
 

@@ -42,12 +42,13 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        waits = kind is None or ranks.count() == 1  # a rank that fails does not wait for others, who may wait for it
         try:
-            if kind is None or ranks.count() == 1:
-                self.wait()  # a rank that fails does not wait for others, who may wait for it
+            if waits:
+                self.wait()
         finally:
             if self.pool:
-                self.pool.shutdown(wait=kind is None or ranks.count() == 1)
+                self.pool.shutdown(wait=waits)
 
 
 def _copy(value: Tensor | Part) -> Tensor | Part:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ashnets.model import Inputs
-from ashnets.ranks import among, share_of_images
+from ashnets.ranks import among, share_of
 from train.config import TrainConfig
 from train.run import Bundle
 
@@ -38,13 +38,13 @@ class StepLoss(nn.Module):
         total, values, vision = self.bundle(inputs)
         with among(inputs.split):
             values = {
-                "rate_in": share_of_images(vision.s_in.mean()),
-                "rate": share_of_images(vision.s_out.mean()),
+                "rate_in": share_of(vision.s_in.mean(), "images"),
+                "rate": share_of(vision.s_out.mean(), "images"),
                 **values,
             }
             for teacher in self.teacher:
                 with torch.no_grad():
                     wanted = teacher(vision.s_in).mean(0)
-                values["distill"] = share_of_images((vision.s_out.mean(0) - wanted).square().mean())
+                values["distill"] = share_of((vision.s_out.mean(0) - wanted).square().mean(), "images")
                 total = total + self.distill * values["distill"]
         return total, {name: value.detach() for name, value in values.items()}

@@ -56,9 +56,9 @@ SHARED = ("train", "finetune", "quantize", "tune", "evaluate", "simulate")
 
 
 @contextmanager
-def _ranks(command: str) -> Iterator[None]:
-    """Within the block the ranks that torchrun has started have met."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+def _met(many: bool, command: str) -> Iterator[None]:
+    """Within the block the ranks that torchrun has started, if there are many, have met."""
+    if not many:
         yield
         return
     if command not in SHARED:
@@ -73,10 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every error that a user can mend is one line on standard error."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # speaks of CUDA_HOME where there is no GPU
-    name = f"ashnets: rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "ashnets"
+    many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    name = f"ashnets: rank {os.environ['RANK']}" if many else "ashnets"
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _ranks(given[0] if given else ""):
+        with _met(many, given[0] if given else ""):
             return tyro.extras.subcommand_cli_from_dict(
                 COMMANDS, prog="ashnets", description=DESCRIPTION, args=given, config=(tyro.conf.FlagCreatePairsOff,)
             )

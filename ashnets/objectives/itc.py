@@ -5,7 +5,7 @@ from torch import Tensor
 from ashnets.config import LossConfig, ModelConfig
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective, Temperature, info_nce, same_image, same_text
-from ashnets.ranks import current, everyone, share_of_texts
+from ashnets.ranks import current, everyone, share_of
 
 
 class ImageTextContrast(Objective):
@@ -31,8 +31,8 @@ class ImageTextContrast(Objective):
             text_image = everyone(text_image + split.own_images.start, "texts")
         hard = (info_nce(by_image, same_image(inputs)) + info_nce(by_text, same_text(inputs))) / 2
         q = (texts @ every_text.T / self.soft_temperature).softmax(1).detach()  # [m, M], text to text
-        per_text = share_of_texts(-(q * by_text.log_softmax(1)[:, text_image]).sum(1).mean())
-        per_image = share_of_texts(-(q * by_image.log_softmax(1)[inputs.text_image]).sum(1).mean())
+        per_text = share_of(-(q * by_text.log_softmax(1)[:, text_image]).sum(1).mean(), "texts")
+        per_image = share_of(-(q * by_image.log_softmax(1)[inputs.text_image]).sum(1).mean(), "texts")
         soft = self.losses.soft
         loss = (1 - soft) * hard + soft * (per_text + per_image) / 2
         return loss, {"temperature": self.temperature().detach(), "contrast": hard.detach()}

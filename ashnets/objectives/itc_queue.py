@@ -7,7 +7,9 @@ from ashnets.config import LossConfig, ModelConfig
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.momentum import MomentumEncoders, Queue
 from ashnets.objectives.base import Objective, Temperature, info_nce
-from ashnets.ranks import everyone, share_of_images, share_of_texts
+from ashnets.ranks import Of, everyone, share_of
+
+SIDES: tuple[Of, Of] = ("images", "texts")
 
 
 class QueuedContrast(Objective):
@@ -30,16 +32,16 @@ class QueuedContrast(Objective):
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         averaged = self.momentum(inputs)
         ids = inputs.image_ids, inputs.image_ids[inputs.text_image]
-        new = [(everyone(averaged[k], of), everyone(ids[k], of)) for k, of in enumerate(("images", "texts"))]
+        new = [(everyone(averaged[k], of), everyone(ids[k], of)) for k, of in enumerate(SIDES)]
         queues = self.images, self.texts
         found = model.embed_images(vision.v), model.embed_texts(w, inputs.tokens)
         temperature, hard, loss = self.temperature(), 0.0, 0.0
-        for side, other, part in ((0, 1, share_of_images), (1, 0, share_of_texts)):
+        for side, other in ((0, 1), (1, 0)):
             keys, key_ids = queues[other].with_new(*new[other])
             logits = found[side] @ keys.T / temperature
             contrast = info_nce(logits, ids[side][:, None] == key_ids)
             target = (averaged[side] @ keys.T / temperature).softmax(1).detach()
-            soft = part(-(target * logits.log_softmax(1)).sum(1).mean())
+            soft = share_of(-(target * logits.log_softmax(1)).sum(1).mean(), SIDES[side])
             hard = hard + contrast / 2
             loss = loss + ((1 - self.losses.soft) * contrast + self.losses.soft * soft) / 2
         if self.training:

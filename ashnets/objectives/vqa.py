@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective
-from ashnets.ranks import share, share_of_texts
+from ashnets.ranks import share, share_of
 
 
 class AnswerCrossEntropy(Objective):
@@ -20,7 +20,7 @@ class AnswerCrossEntropy(Objective):
         logits = model.answer(w, inputs.tokens.padding, vision.v, inputs.text_image)
         right = (logits.argmax(1) == inputs.answers).float().mean()
         wrong = F.cross_entropy(logits, inputs.answers, ignore_index=-1, reduction="sum")
-        return share(wrong, (inputs.answers >= 0).sum()), {"accuracy": share_of_texts(right.detach())}
+        return share(wrong, (inputs.answers >= 0).sum()), {"accuracy": share_of(right.detach(), "texts")}
 
 
 class SoftAnswers(Objective):
@@ -39,4 +39,4 @@ class SoftAnswers(Objective):
         logits = model.answer(w, inputs.tokens.padding, vision.v, inputs.text_image)
         worth = inputs.scores.gather(1, logits.argmax(1, keepdim=True)).mean()
         loss = F.binary_cross_entropy_with_logits(logits, inputs.scores, reduction="sum") / len(logits)
-        return share_of_texts(loss), {"accuracy": share_of_texts(worth.detach())}
+        return share_of(loss, "texts"), {"accuracy": share_of(worth.detach(), "texts")}

@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
-from tests.conftest import cut, micro_config
+from tests.conftest import micro_config, shorten
 from train import ranks
 
 TASKS = {
@@ -22,21 +23,6 @@ TASKS = {
     "vqa": {"vqa": 1.0, "vqa_soft": 1.0, "scl": 0.5, "stua": 0.5},
     "nlvr2": {"vqa": 1.0, "scl": 0.5},
 }
-
-
-def few_records() -> None:
-    """Data sets of 40 records, each made once."""
-    from train.data import DATASETS
-
-    kept = {}
-    for name, real in (("few_vqa", "easy_vqa"), ("few_openmoji", "openmoji"), ("few_pairs", "easy_nlvr2")):
-
-        def few(split, size, cache=None, progress=None, real=real):
-            if (real, split) not in kept:
-                kept[real, split] = cut(real, split, size, 40)
-            return kept[real, split]
-
-        DATASETS[name] = few
 
 
 def draw_nothing() -> None:
@@ -153,11 +139,8 @@ def commands(
 
 
 if __name__ == "__main__":
-    import faulthandler
-
-    faulthandler.dump_traceback_later(45)
     torch.set_num_threads(1)
-    few_records()
+    shorten(pytest.MonkeyPatch())
     if sys.argv[1] == "commands":
         sys.exit(commands(**json.loads(sys.argv[2])))
     with ranks.joined():
