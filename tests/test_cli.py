@@ -1,6 +1,7 @@
 """The command line as a user meets it: one clear line for bad input, exit codes, JSON as the last line."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -212,3 +213,22 @@ def test_train_writes_a_run_and_says_what_comes_next(capsys, tmp_path, few_recor
     assert out[-2] == f"next: ashnets finetune {folder} RUN2"
     assert json.loads(out[-1])["steps"] == 1
     assert main(["train", str(folder), "--resume"]) == 0
+
+
+def test_a_rank_leaves_with_its_code_while_threads_of_torch_still_want_the_interpreter():
+    program = """
+import threading
+import torch
+from ashnets.cli.common import leave
+a = torch.ones(10)
+def work():
+    while True:
+        a + a
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+print("done")
+leave(143)
+"""
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "none"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120)
+    assert (done.returncode, done.stdout) == (143, "done\n"), done.stderr

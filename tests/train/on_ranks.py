@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from ashnets.cli.common import leave
 from tests.conftest import micro_config, shorten
 from train import ranks
 
@@ -142,6 +143,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     shorten(pytest.MonkeyPatch())
     if sys.argv[1] == "commands":
-        sys.exit(commands(**json.loads(sys.argv[2])))
+        leave(commands(**json.loads(sys.argv[2])))
     with ranks.joined():
         print(json.dumps(train(**json.loads(sys.argv[2]))), flush=True)
+    leave(0)
