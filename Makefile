@@ -30,7 +30,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 test: lint
 	$(PYTEST)
 
-test-all: lint .stock-lava/.ready .nir-consumers/.ready
+test-all: lint .stock-lava/.ready .peers/.ready
 	$(PYTEST) -m "slow or not slow"
 
 # Lava as it was released, with Python 3.10 (a version or a path) and the packages that it pins: ours is compared with it.
@@ -39,12 +39,13 @@ test-all: lint .stock-lava/.ready .nir-consumers/.ready
 	$(UV) pip install --quiet --python .stock-lava/bin/python lava-dl==0.6.0 lava-nc==0.10.0 "setuptools<81" pyzmq safetensors
 	touch $@
 
-# Three simulators that read NIR, each in an environment of its own: they run the NIR file that ours writes.
-.nir-consumers/.ready: | $(UV)
-	for consumer in spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0; do \
-	  $(UV) venv --quiet --allow-existing --python ">=3.11" .nir-consumers/$${consumer%%=*} && \
-	  $(UV) pip install --quiet --python .nir-consumers/$${consumer%%=*}/bin/python $$consumer nir==1.0.8 nirtorch==2.6 \
-	    torch==2.15.0 || exit 1; \
+# Other libraries of spiking networks, each in an environment of its own: they are timed beside ours, and three of them
+# run the NIR file that ours writes.
+NIR := nir==1.0.8 nirtorch==2.6
+.peers/.ready: | $(UV)
+	for peer in "spikingjelly==2.0.0 $(NIR)" "snntorch==1.0.0 $(NIR)" "norse==1.1.0 $(NIR)" sinabs==3.1.3; do \
+	  $(UV) venv --quiet --allow-existing --python ">=3.11" .peers/$${peer%%=*} && \
+	  $(UV) pip install --quiet --python .peers/$${peer%%=*}/bin/python $$peer torch==2.15.0 || exit 1; \
 	done
 	touch $@
 
@@ -57,7 +58,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup
+bench: setup .peers/.ready
 	$(BIN)/python -m benchmarks.lif
 
 lock: | $(UV)
@@ -68,4 +69,4 @@ wheel: | $(UV)
 	$(UV) build --quiet --wheel --out-dir dist
 
 clean:
-	rm -rf $(VENV) .stock-lava .nir-consumers .tools dist
+	rm -rf $(VENV) .stock-lava .peers .tools dist

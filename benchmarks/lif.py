@@ -1,68 +1,207 @@
-"""How much faster is the fused CUBA-LIF than the plain loop, and what does exactness cost? Ratios, side by side.
+"""Spiking layers against their peers: time, memory and the memory's bandwidth, side by side, on processors.
 
-    python -m benchmarks.lif [--json]
+    python -m benchmarks.lif [--steps 4 8 32] [--threads 1 2] [--rounds 7] [--json]
 
-Rounds alternate between the rivals, so that a drift of the machine's speed meets both; quoted are medians over rounds.
+One process for each library's environment (`make .peers/.ready` builds them), and one of them at work at a time. First
+spikes and gradients are compared: what is not the model that it is said to be is not timed. Then rounds, in each of
+which every rival takes its turn, so that a drift of the machine's speed meets all; quoted are medians over rounds of
+the ratio to ours with the same surrogate.
 """
 
+import argparse
 import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from ashnets.neurons import LIFParams, cuba_lif, cuba_lif_loop
-from ashnets.surrogate import arctan
-from quantize.integer_lif import integer_cuba_lif
+from ashnets.neurons import LIFParams, cuba_lif_loop
+from ashnets.surrogate import SURROGATES
+from benchmarks.rivals import KEEP_U, KEEP_V, RIVALS, data
+from hw.errors import UserError
+from train.report.terminal import aligned
 
-ROUNDS = 9
+ROOT = Path(__file__).parents[1]
 BATCH, NEURONS = 32, 4096
-SCALE = torch.tensor(2.0**-7)
+COMPARED = (8, 4, 512)
+PICTURES = (8, 16, 3, 32, 32)
+NETS = ("ours", "ours, learned decays", "plain loop", "ReLU", "spikingjelly LIFNode", "spikingjelly CUBALIFNode")
+BYTES = {"rectangle": 16.5, "arctan": 20.0, "fast_sigmoid": 20.0}
+"""That a pass forward and backward of ours has to read and write for each element, by surrogate: x, s and both their
+gradients; x once more, or two bits written and read."""
+SETTLE = 0.02
+"""Seconds between turns, in which the threads of the last one stop to wait for work."""
+
+Ask = Callable[..., dict[str, Any]]
+"""Asks a rival's process: (rival, what to do, arguments)."""
 
 
-def step(function: Callable[..., torch.Tensor], x: torch.Tensor) -> float:
-    """Seconds of one forward and backward pass."""
-    p = LIFParams(*(torch.tensor(v, requires_grad=True) for v in (0.5, 0.25, 1.0, 0.0)))
-    x = x.clone().requires_grad_()
-    start = time.perf_counter()
-    function(x, p).sum().backward()
-    return time.perf_counter() - start
+@contextmanager
+def processes() -> Iterator[Ask]:
+    """A process for each environment."""
+    with ExitStack() as stack:
+        opened = {}
+        for name in dict.fromkeys(rival.environment for rival in RIVALS.values()):
+            python = ROOT / ".peers" / name / "bin" / "python" if name else Path(sys.executable)
+            if not python.exists():
+                raise UserError(f"{python.relative_to(ROOT)} is not there; `make bench` builds it")
+            errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+            process = subprocess.Popen(
+                [str(python), "-m", "benchmarks.worker"],
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=ROOT,
+            )
+            stack.enter_context(process)  # which closes its input, and so ends it
+            opened[name] = process, errors
+
+        def ask(environment: str, do: str, **given: Any) -> dict[str, Any]:
+            time.sleep(SETTLE)
+            process, errors = opened[environment]
+            print(json.dumps({"do": do, **given}), file=process.stdin, flush=True)
+            if answer := process.stdout.readline():
+                return json.loads(answer)
+            errors.seek(0)
+            told = errors.read().strip().splitlines()[-1:]
+            raise UserError(f"{environment or 'ours'}, asked for {do} of {given}, ended: {''.join(told)}")
+
+        yield ask
 
 
-RIVALS: dict[str, Callable[..., torch.Tensor]] = {
-    "fused": lambda x, p: cuba_lif(x, p, "arctan"),
-    "loop": lambda x, p: cuba_lif_loop(x, p, arctan),
-    "integer": lambda x, p: integer_cuba_lif(x / SCALE, SCALE, p, "arctan"),
-}
+def truth(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes and the gradient of x, by the plain loop in double precision, of the model that a rival is said to be."""
+    rival = RIVALS[name]
+    x, g = (tensor.detach() for tensor in data("plain loop", COMPARED, torch.float64))
+    decays = (1 - KEEP_U if rival.current else 1.0, 1 - KEEP_V)
+    p = LIFParams(*(torch.tensor(v, dtype=torch.float64) for v in (*decays, 1.0, 0.0)))
+    s = cuba_lif_loop(x.requires_grad_(), p, SURROGATES[rival.surrogate])
+    return s.detach().bool().numpy(), torch.autograd.grad(s, x, g)[0].numpy()
 
 
-def main() -> None:
-    rows = []
-    for steps in (4, 8, 32):
-        x = (torch.randn(steps, BATCH, NEURONS) * 64).round() * SCALE  # on the integer grid, so that all three agree
-        seconds: dict[str, list[float]] = {name: [] for name in RIVALS}
-        for round_ in range(ROUNDS + 1):
-            for name, function in RIVALS.items():
-                taken = step(function, x)
-                if round_:  # the first warms up
-                    seconds[name].append(taken)
-        ratio = {
-            name: statistics.median(a / b for a, b in zip(seconds[name], seconds["fused"], strict=True))
-            for name in RIVALS
-        }
-        rows.append(
-            {
-                "T": steps,
-                "shape": [steps, BATCH, NEURONS],
-                **{f"{n}_over_fused": r for n, r in ratio.items() if n != "fused"},
-            }
-        )
-        print(f"T={steps:<3} over the fused form's time: loop {ratio['loop']:.2f}, integer {ratio['integer']:.2f}")
-    if "--json" in sys.argv:
-        print(json.dumps(rows))
+def agreement(ask: Ask, folder: Path) -> dict[str, str]:
+    """What each rival agrees in. Errors: UserError where its spikes or gradients are not those of its model."""
+
+    def found(name: str, dtype: str) -> Any:
+        ask(RIVALS[name].environment, "result", name=name, shape=COMPARED, dtype=dtype, file=str(folder / "result.npz"))
+        return np.load(folder / "result.npz")
+
+    told = {}
+    whole = found("ours, integers", "float32")["s"]
+    for name, rival in RIVALS.items():
+        its = found(name, "float32" if rival.whole else "float64")
+        spikes, gradient = (whole, None) if rival.whole else truth(name)
+        if wrong := int((its["s"] != spikes).sum()):
+            raise UserError(f"{name}: {wrong} of {spikes.size} spikes are not those of its model; it is not timed")
+        if gradient is None or rival.reset_passes:
+            told[name] = "spikes"
+            continue
+        error = float(np.abs(its["grad"] - gradient).max())
+        if error > 1e-6:  # sinabs keeps its decays in single precision
+            raise UserError(f"{name}: gradients differ by up to {error:.1e} from those of its model; it is not timed")
+        told[name] = "spikes and gradients"
+    return told
+
+
+def timed(ask: Ask, do: str, names: Sequence[str], rounds: int, **given: Any) -> dict[str, list[float]]:
+    """Seconds by rival, one of each round."""
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for round_ in range(rounds):
+        for k in range(len(names)):
+            name = names[(round_ + k) % len(names)]
+            environment = RIVALS[name].environment if name in RIVALS else ""
+            taken[name].append(ask(environment, do, name=name, **given)["seconds"])
+    return taken
+
+
+def ratio(taken: dict[str, list[float]], name: str, to: str) -> float:
+    return statistics.median(a / b for a, b in zip(taken[name], taken[to], strict=True))
+
+
+def ours_with(surrogate: str) -> str:
+    """Our rival with a surrogate; of one that we do not have, our first."""
+    return next((name for name, r in RIVALS.items() if r.surrogate == surrogate), "ours")
+
+
+def layers(ask: Ask, threads: int, steps: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Ratios of time by rival and T, and the share of the memory's bandwidth that ours use by T."""
+    found: dict[str, Any] = {"threads": threads, "times_ours": {name: {} for name in RIVALS}, "share": {}}
+    for count in steps:
+        shape = (count, BATCH, NEURONS)
+        taken = timed(ask, "seconds", list(RIVALS), rounds, shape=shape, threads=threads, steps=3)
+        for name, rival in RIVALS.items():
+            found["times_ours"][name][count] = ratio(taken, name, ours_with(rival.surrogate))
+        bandwidth = statistics.median(ask("", "triad", threads=threads)["bytes_per_second"] for _ in range(rounds))
+        for name in map(ours_with, BYTES):
+            moved = BYTES[RIVALS[name].surrogate] * count * BATCH * NEURONS
+            share = moved / statistics.median(taken[name]) / bandwidth
+            found["share"].setdefault(name, {})[count] = share
+    return found
+
+
+def peaks(steps: Sequence[int]) -> dict[str, dict[int, float]]:
+    """Bytes an element that a pass takes at most, beside its input, by rival and T."""
+    with processes() as ask:
+
+        def bytes_of(name: str, count: int) -> float:
+            shape = (count, BATCH, NEURONS)
+            answer = ask(RIVALS[name].environment, "peak", name=name, shape=shape)
+            return answer["bytes"] / (count * BATCH * NEURONS)
+
+        return {name: {count: bytes_of(name, count) for count in steps} for name in RIVALS}
+
+
+def layer_table(found: dict[str, Any], memory: dict[str, dict[int, float]], told: dict[str, str]) -> list[str]:
+    steps = list(memory["ours"])
+    head = [f"threads: {found['threads']}", *(f"T={t}" for t in steps), *(f"B/element T={t}" for t in steps)]
+    rows = [[*head, "surrogate", "agrees in"]]
+    for name, rival in RIVALS.items():
+        times = [f"{found['times_ours'][name][t]:.2f}" for t in steps]
+        rows.append([name, *times, *(f"{memory[name][t]:.1f}" for t in steps), rival.surrogate, told[name]])
+    rows += [
+        [f"{name}, share of triad", *(f"{by[t]:.0%}" for t in steps), *[""] * (len(steps) + 2)]
+        for name, by in found["share"].items()
+    ]
+    return aligned(rows)
+
+
+def main(steps: list[int], threads: list[int], rounds: int, as_json: bool) -> None:
+    with processes() as ask, tempfile.TemporaryDirectory() as folder:
+        told, memory = agreement(ask, Path(folder)), peaks(steps)
+        row: dict[str, Any] = {"shape": ["T", BATCH, NEURONS], "agrees_in": told, "bytes_per_element": memory}
+        row |= {"layers": [], "nets": []}
+        print(f"Forward and backward of [T, {BATCH}, {NEURONS}], time over that of ours with the same surrogate:")
+        for count in threads:
+            row["layers"].append(layers(ask, count, steps, rounds))
+            print("", *layer_table(row["layers"][-1], memory, told), sep="\n", flush=True)
+        print("\nA training step of two convolutions, norms and layers of neurons, time over ours:")
+        for count in threads:
+            taken = timed(ask, "net_seconds", NETS, rounds, shape=PICTURES, threads=count, steps=3)
+            row["nets"].append({"threads": count, "times_ours": {name: ratio(taken, name, "ours") for name in NETS}})
+        heads = [f"{net['threads']} threads" for net in row["nets"]]
+        cells = [[name, *(f"{net['times_ours'][name]:.2f}" for net in row["nets"])] for name in NETS]
+        print(*aligned([[f"pictures {list(PICTURES)}", *heads], *cells]), sep="\n")
+    if as_json:
+        print(json.dumps(row))
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 32])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    try:
+        main(**vars(parser.parse_args()))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

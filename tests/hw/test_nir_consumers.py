@@ -22,7 +22,7 @@ from hw.exchange.nir_file import DT, nir_graph
 from hw.simulate import open_backend
 from tests.hw.peers import ROOT
 
-ENVIRONMENTS = ROOT / ".nir-consumers"
+ENVIRONMENTS = ROOT / ".peers"
 SCALE_EXP = -9
 GRID = 2.0 ** (SCALE_EXP - 6)  # of the chip's states, in the file's units
 SEEDS, SAMPLES, STEPS = 8, 16, 20
@@ -30,7 +30,7 @@ SEEDS, SAMPLES, STEPS = 8, 16, 20
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(not (ENVIRONMENTS / ".ready").exists(), reason="run `make .nir-consumers/.ready` first"),
+    pytest.mark.skipif(not (ENVIRONMENTS / ".ready").exists(), reason="run `make .peers/.ready` first"),
 ]
 
 Step = Callable[[nir.CubaLIF, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
