@@ -47,12 +47,13 @@ Ask = Callable[..., dict[str, Any]]
 @contextmanager
 def processes() -> Iterator[Ask]:
     """A process for each environment."""
+    names = dict.fromkeys(rival.environment for rival in RIVALS.values())
+    pythons = {name: ROOT / ".peers" / name / "bin" / "python" if name else Path(sys.executable) for name in names}
+    if missing := [python for python in pythons.values() if not python.exists()]:
+        raise UserError(f"{missing[0].relative_to(ROOT)} is not there; `make bench` builds it")
     with ExitStack() as stack:
         opened = {}
-        for name in dict.fromkeys(rival.environment for rival in RIVALS.values()):
-            python = ROOT / ".peers" / name / "bin" / "python" if name else Path(sys.executable)
-            if not python.exists():
-                raise UserError(f"{python.relative_to(ROOT)} is not there; `make bench` builds it")
+        for name, python in pythons.items():
             errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             process = subprocess.Popen(
                 [str(python), "-m", "benchmarks.worker"],

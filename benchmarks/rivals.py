@@ -169,13 +169,13 @@ RIVALS = {
 
 
 @cache
-def layer_of(name: str, shape: tuple[int, int, int]) -> Layer:
+def layer_of(name: str, shape: tuple[int, ...]) -> Layer:
     """A layer for each shape: some keep the first that they saw."""
     return RIVALS[name].layer()
 
 
 @cache
-def data(name: str, shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def data(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x, on the grid, and the gradient of s, in the layout of the rival; the same numbers for all."""
     rival, random = RIVALS[name], torch.Generator().manual_seed(0)
     x, g = (torch.randn(shape, generator=random, dtype=torch.float64) for _ in range(2))

@@ -24,7 +24,7 @@ from benchmarks.rivals import RIVALS, Layer, data, layer_of
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
-def forward_backward(name: str, shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def forward_backward(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     x, g = data(name, shape, dtype)
     s = layer_of(name, shape)(x)
     return s.detach(), torch.autograd.grad(s, x, g)[0]
