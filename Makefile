@@ -8,6 +8,9 @@ UV := .tools/bin/uv
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Set in many images: every process would compile torch's sources anew, which takes longer than most tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test test-all lint format lock wheel bench clean
 
 setup: $(VENV)/.ready

@@ -15,6 +15,7 @@ from ashnets.model import AshNet, parameters
 from ashnets.stack import SpikingStack, synaptic_operations
 from hw.artifact import write_json
 from hw.errors import UserError
+from train import ranks
 from train.config import RunConfig, Task, TrainConfig, finetune_recipe, for_task, pretrain_recipe
 from train.evaluate import evaluate
 from train.joints import input_spikes
@@ -162,16 +163,14 @@ def _recipe(task: str, seed: int, steps: int | None) -> TrainConfig:
 def _trained(folder: Path, config: RunConfig, init: Run | None, device: torch.device) -> Run:
     """The run in `folder`, made and trained to its end if it is not there."""
     clock = folder.with_suffix(".seconds")
-    if not folder.exists():
-        new_run(folder, config, init.codec if init else None)
+    ranks.on_first(lambda: folder.exists() or new_run(folder, config, init.codec if init else None))
     run = open_run(folder)
     if run.config != new_config(run, config):
         raise UserError(f"{folder}: was made with other settings; give another folder, or the settings of then")
     start = time.monotonic()
     with training_progress(f"{folder.parent.name} {folder.name}") as progress:
         train_run(run, device, progress, init)
-    if not clock.exists():
-        clock.write_text(f"{time.monotonic() - start:.1f}")
+    ranks.on_first(lambda: clock.exists() or clock.write_text(f"{time.monotonic() - start:.1f}"))
     return run
 
 
@@ -203,7 +202,7 @@ def _row(run: Run, variant: str, seed: int, task: str, device: torch.device) -> 
         synaptic_operations=operations,
         seconds=float(run.folder.with_suffix(".seconds").read_text()),
     )
-    write_json(kept, asdict(row))
+    ranks.on_first(lambda: write_json(kept, asdict(row)))
     return row
 
 

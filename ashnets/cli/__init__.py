@@ -51,7 +51,7 @@ COMMANDS = {
 }
 
 
-SHARED = ("train", "finetune", "quantize", "tune", "evaluate", "simulate")
+SHARED = ("train", "finetune", "quantize", "tune", "evaluate", "simulate", "sensitivity", "search", "ablate")
 """What several ranks do together, where torchrun starts them."""
 
 

@@ -35,6 +35,7 @@ def ablate(
     from hw.artifact import staged_file
     from train.ablation import VARIANTS, table
     from train.ablation import ablate as run_ablation
+    from train.ranks import on_first
     from train.run import choose_device
 
     chosen = variants or tuple(VARIANTS)
@@ -43,7 +44,11 @@ def ablate(
     )
     text = table(rows)
     path = out / "ablation.txt"
-    with staged_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+
+    def write() -> None:
+        with staged_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    on_first(write)
     print(text)
     return done({"ablation": str(out), "rows": [asdict(row) for row in rows]}, json, f"wrote {path}")

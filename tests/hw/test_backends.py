@@ -33,9 +33,8 @@ def assert_same(found, truth) -> None:
             )
 
 
-@settings(max_examples=1000, deadline=None)
-@given(cases(), st.integers(1, 9))
-def test_simulators_give_the_same_spikes_u_and_v_at_once_and_in_pieces(case, cut):
+def simulators_equal_reference(case, cut) -> None:
+    """At once, and in two pieces with the state between."""
     program, spikes = case
     reference = open_backend("reference", program)
     truth = reference.run(spikes, layers=True, states=True)
@@ -58,6 +57,19 @@ def test_simulators_give_the_same_spikes_u_and_v_at_once_and_in_pieces(case, cut
             for layer in whole.state:
                 a, b = getattr(second.state[layer], field), getattr(whole.state[layer], field)
                 np.testing.assert_array_equal(a, b, err_msg=f"{name}: {field} of {layer}")
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(), st.integers(1, 9))
+def test_simulators_give_the_same_spikes_u_and_v_at_once_and_in_pieces(case, cut):
+    simulators_equal_reference(case, cut)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None)
+@given(cases(), st.integers(1, 9))
+def test_simulators_give_the_same_spikes_u_and_v_for_many_programs(case, cut):
+    simulators_equal_reference(case, cut)
 
 
 @pytest.mark.parametrize("name", ["reference", *FAST])

@@ -211,6 +211,29 @@ def test_ranks_share_evaluation_and_simulation_and_tell_what_one_does(tmp_path):
     assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
 
 
+@pytest.mark.slow
+def test_ranks_share_what_trains_or_evaluates_again_and_again(tmp_path):
+    run, told = str(tmp_path / "run"), {}
+    made = [["train", run, "--config", config_file(tmp_path, steps=2)]]
+    for many in (1, 2):
+        wanted = [
+            ["sensitivity", run, "--samples", "40", "--json"],
+            ["search", run, "--memory", "0.6", "--samples", "40", "--json"],
+            ["ablate", str(tmp_path / f"{many}"), "--steps", "2", "--seeds", "1", "--variants", "ann", "--json"],
+        ]
+        ended = launch(many, "commands", every=[*made, *wanted] if many == 1 else wanted)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        told[many] = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+    assert told[1][:2] == told[2][:2]
+    (one, two) = ([(row["task"], row["parameters"]) for row in told[many][2]["rows"]] for many in (1, 2))
+    assert one == two
+    assert len(one) == 2
+    assert sorted(p.name for p in (tmp_path / "2" / "ann-0").glob("*.json")) == [
+        "retrieval.json",
+        "vqa-easy_vqa_new.json",
+    ]
+
+
 def test_what_ranks_do_not_share_is_refused_and_a_problem_of_the_first_is_told_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
