@@ -10,13 +10,15 @@ the ratio to ours with the same surrogate.
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,19 @@ ROOT = Path(__file__).parents[1]
 BATCH, NEURONS = 32, 4096
 COMPARED = (8, 4, 512)
 PICTURES = (8, 16, 3, 32, 32)
-NETS = ("ours", "ours, learned decays", "plain loop", "ReLU", "spikingjelly LIFNode", "spikingjelly CUBALIFNode")
+NETS = {
+    "ours": ("ours", True),
+    "ours, learned decays": ("ours, learned decays", True),
+    "ReLU": ("ReLU", True),
+    "plain loop": ("plain loop", True),
+    "spikingjelly LIFNode": ("spikingjelly LIFNode", True),
+    "spikingjelly CUBALIFNode": ("spikingjelly CUBALIFNode", True),
+    "spikingjelly LIFNode, channels first": ("spikingjelly LIFNode", False),
+    "spikingjelly CUBALIFNode, channels first": ("spikingjelly CUBALIFNode", False),
+}
+"""(neurons, channels last?) of the networks; channels first is how a network is made where nobody asks."""
+OURS = {"rectangle": "ours", "arctan": "ours, arctan", "fast_sigmoid": "ours, fast sigmoid", "own": "ours"}
+"""What a rival's time is compared with, by its surrogate."""
 BYTES = {"rectangle": 16.5, "arctan": 20.0, "fast_sigmoid": 20.0}
 """That a pass forward and backward of ours has to read and write for each element, by surrogate: x, s and both their
 gradients; x once more, or two bits written and read."""
@@ -113,14 +127,13 @@ def agreement(ask: Ask, folder: Path) -> dict[str, str]:
     return told
 
 
-def timed(ask: Ask, do: str, names: Sequence[str], rounds: int, **given: Any) -> dict[str, list[float]]:
-    """Seconds by rival, one of each round."""
-    taken: dict[str, list[float]] = {name: [] for name in names}
+def timed(turns: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, list[float]]:
+    """Seconds by name, one of each round; another name begins each round."""
+    names, taken = list(turns), {name: [] for name in turns}
     for round_ in range(rounds):
         for k in range(len(names)):
             name = names[(round_ + k) % len(names)]
-            environment = RIVALS[name].environment if name in RIVALS else ""
-            taken[name].append(ask(environment, do, name=name, **given)["seconds"])
+            taken[name].append(turns[name]()["seconds"])
     return taken
 
 
@@ -128,25 +141,45 @@ def ratio(taken: dict[str, list[float]], name: str, to: str) -> float:
     return statistics.median(a / b for a, b in zip(taken[name], taken[to], strict=True))
 
 
-def ours_with(surrogate: str) -> str:
-    """Our rival with a surrogate; of one that we do not have, our first."""
-    return next((name for name, r in RIVALS.items() if r.surrogate == surrogate), "ours")
-
-
 def layers(ask: Ask, threads: int, steps: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Ratios of time by rival and T, and the share of the memory's bandwidth that ours use by T."""
-    found: dict[str, Any] = {"threads": threads, "times_ours": {name: {} for name in RIVALS}, "share": {}}
+    """Ratios of time by rival and T; by T, seconds of ours and the share of the memory's bandwidth that they use."""
+    found: dict[str, Any] = {
+        "threads": threads,
+        "times_ours": {name: {} for name in RIVALS},
+        "share": {},
+        "seconds": {},
+    }
     for count in steps:
         shape = (count, BATCH, NEURONS)
-        taken = timed(ask, "seconds", list(RIVALS), rounds, shape=shape, threads=threads, steps=3)
+        given = {"shape": shape, "threads": threads, "steps": 3}
+        turns = {n: partial(ask, rival.environment, "seconds", name=n, **given) for n, rival in RIVALS.items()}
+        taken = timed(turns, rounds)
         for name, rival in RIVALS.items():
-            found["times_ours"][name][count] = ratio(taken, name, ours_with(rival.surrogate))
+            found["times_ours"][name][count] = ratio(taken, name, OURS[rival.surrogate])
         bandwidth = statistics.median(ask("", "triad", threads=threads)["bytes_per_second"] for _ in range(rounds))
-        for name in map(ours_with, BYTES):
-            moved = BYTES[RIVALS[name].surrogate] * count * BATCH * NEURONS
-            share = moved / statistics.median(taken[name]) / bandwidth
-            found["share"].setdefault(name, {})[count] = share
+        for surrogate, moved in BYTES.items():
+            seconds = statistics.median(taken[OURS[surrogate]])
+            found["share"].setdefault(OURS[surrogate], {})[count] = moved * math.prod(shape) / seconds / bandwidth
+            found["seconds"].setdefault(OURS[surrogate], {})[count] = seconds
     return found
+
+
+def nets(ask: Ask, threads: int, rounds: int) -> dict[str, float]:
+    """Ratios of time of a training step, by network."""
+    given = {"shape": PICTURES, "threads": threads, "steps": 3}
+    turns = {
+        name: partial(
+            ask,
+            RIVALS[neurons].environment if neurons in RIVALS else "",
+            "net_seconds",
+            name=neurons,
+            channels_last=last,
+            **given,
+        )
+        for name, (neurons, last) in NETS.items()
+    }
+    taken = timed(turns, rounds)
+    return {name: ratio(taken, name, "ours") for name in NETS}
 
 
 def peaks(steps: Sequence[int]) -> dict[str, dict[int, float]]:
@@ -169,6 +202,10 @@ def layer_table(found: dict[str, Any], memory: dict[str, dict[int, float]], told
         times = [f"{found['times_ours'][name][t]:.2f}" for t in steps]
         rows.append([name, *times, *(f"{memory[name][t]:.1f}" for t in steps), rival.surrogate, told[name]])
     rows += [
+        [f"{name}, milliseconds", *(f"{1000 * by[t]:.2f}" for t in steps), *[""] * (len(steps) + 2)]
+        for name, by in found["seconds"].items()
+    ]
+    rows += [
         [f"{name}, share of triad", *(f"{by[t]:.0%}" for t in steps), *[""] * (len(steps) + 2)]
         for name, by in found["share"].items()
     ]
@@ -179,18 +216,16 @@ def main(steps: list[int], threads: list[int], rounds: int, as_json: bool) -> No
     with processes() as ask, tempfile.TemporaryDirectory() as folder:
         told, memory = agreement(ask, Path(folder)), peaks(steps)
         row: dict[str, Any] = {"shape": ["T", BATCH, NEURONS], "agrees_in": told, "bytes_per_element": memory}
-        row |= {"layers": [], "nets": []}
+        row["layers"] = []
         print(f"Forward and backward of [T, {BATCH}, {NEURONS}], time over that of ours with the same surrogate:")
         for count in threads:
             row["layers"].append(layers(ask, count, steps, rounds))
             print("", *layer_table(row["layers"][-1], memory, told), sep="\n", flush=True)
         print("\nA training step of two convolutions, norms and layers of neurons, time over ours:")
-        for count in threads:
-            taken = timed(ask, "net_seconds", NETS, rounds, shape=PICTURES, threads=count, steps=3)
-            row["nets"].append({"threads": count, "times_ours": {name: ratio(taken, name, "ours") for name in NETS}})
-        heads = [f"{net['threads']} threads" for net in row["nets"]]
+        row["nets"] = [{"threads": count, "times_ours": nets(ask, count, rounds)} for count in threads]
         cells = [[name, *(f"{net['times_ours'][name]:.2f}" for net in row["nets"])] for name in NETS]
-        print(*aligned([[f"pictures {list(PICTURES)}", *heads], *cells]), sep="\n")
+        heads = [f"pictures {list(PICTURES)}", *(f"threads: {count}" for count in threads)]
+        print(*aligned([heads, *cells]), sep="\n")
     if as_json:
         print(json.dumps(row))
 

@@ -67,34 +67,36 @@ def peak(name: str, shape: list[int]) -> dict:
 
 
 class Net(nn.Module):
-    """Two convolutions, norms and layers of neurons, channels last; pictures [T, B, 3, H, W] -> [B, 10]."""
+    """Two convolutions, norms and layers of neurons; pictures [T, B, 3, H, W] -> [B, 10]."""
 
-    def __init__(self, first: Layer, second: Layer) -> None:
+    def __init__(self, first: Layer, second: Layer, layout: torch.memory_format) -> None:
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)])
         self.norms = nn.ModuleList([nn.BatchNorm2d(32), nn.BatchNorm2d(64)])
         self.neurons, self.head = (first, second), nn.Linear(64, 10)
-        self.to(memory_format=torch.channels_last)
+        self.layout = layout
+        self.to(memory_format=layout)
 
     def forward(self, x: Tensor) -> Tensor:
         steps, pictures = x.shape[:2]
-        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = x.flatten(0, 1).contiguous(memory_format=self.layout)
         for conv, norm, neurons in zip(self.convs, self.norms, self.neurons, strict=True):
             x = neurons(norm(conv(x)).unflatten(0, (steps, pictures))).flatten(0, 1)
         return self.head(x.mean((-2, -1)).unflatten(0, (steps, pictures)).mean(0))
 
 
 @cache
-def net_of(name: str) -> tuple[Net, torch.optim.Optimizer]:
+def net_of(name: str, channels_last: bool) -> tuple[Net, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    net = Net(*(nn.ReLU() if name == "ReLU" else RIVALS[name].layer() for _ in range(2)))
+    neurons = [nn.ReLU() if name == "ReLU" else RIVALS[name].layer() for _ in range(2)]
+    net = Net(*neurons, torch.channels_last if channels_last else torch.contiguous_format)
     return net, torch.optim.SGD(net.parameters(), lr=0.01)
 
 
-def net_seconds(name: str, shape: list[int], threads: int, steps: int) -> dict:
+def net_seconds(name: str, channels_last: bool, shape: list[int], threads: int, steps: int) -> dict:
     """As `seconds`, of a training step of a network with the rival's neurons."""
     torch.set_num_threads(threads)
-    net, optimizer = net_of(name)
+    net, optimizer = net_of(name, channels_last)
     x, labels = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.arange(shape[1]) % 10
     taken = []
     for _ in range(steps + 1):

@@ -1,5 +1,6 @@
 """The operator's work on processors, spread over torch's number of threads."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from ashnets.kernels.layout import Layout, flat, layout_of, states_type
 from ashnets.kernels.threads import on_threads
 
 _compiled: Any = numba_lif  # numba's own type hints do not know its calls
-_PARTS = 32  # that sums are made of; fixed, so that they do not depend on the number of threads
+_PARTS = 32
+"""That sums are made of, at most; how many depends on shapes alone, so that sums do not on the number of threads."""
 
 
 def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> None:
@@ -49,7 +51,8 @@ def backward(
     whole_ = tuple(_number(p, torch.int32) for p in whole) or None
     unit_ = gx_.dtype.type(1 if unit is None else unit.item())
     columns, run = g_.shape[1], _run(layout_of(grad_x))
-    each = numba_lif.TILE * max(1, -(-columns // (numba_lif.TILE * _PARTS)))
+    least = max(columns / _PARTS, 8 * sums.numel() / len(g_))  # or the parts would be more than there is to sum
+    each = numba_lif.TILE * max(1, math.ceil(least / numba_lif.TILE))
     parts = np.zeros((-(-columns // each), *sums.shape)) if sums.numel() else None
 
     def job(first: int, last: int) -> None:
