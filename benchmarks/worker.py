@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from benchmarks.rivals import RIVALS, Layer, data, layer_of
 
-M_MMAP_THRESHOLD = -3  # of malloc.h
+libc = ctypes.CDLL(None)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def forward_backward(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,7 @@ def seconds(name: str, shape: list[int], threads: int, steps: int) -> dict:
 def peak(name: str, shape: list[int]) -> dict:
     """Bytes of memory that a pass forward and backward takes at most, beside its input, its results among them. What it
     is measured in is slow from then on: each tensor's memory comes from the system and goes back to it."""
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)
     status = Path("/proc/self/status")
 
     def kib(key: str) -> int:
@@ -124,6 +125,10 @@ ANSWERS = {f.__name__: f for f in (result, seconds, peak, net_seconds, triad)}
 
 
 def main() -> None:
+    # Memory that a pass gives back is kept for the next, as in the midst of a training: to fetch it from the system
+    # anew would take longer than our layers do.
+    libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin:
