@@ -1,6 +1,7 @@
 # make demo   the whole line on real data, about a quarter of an hour on two cores, ends with runs/demo/report.html
 # make test   lint, types and tests, about ten minutes
-# Both set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
+# make bench  layers of neurons beside those of other libraries, a quarter of an hour
+# All set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
 
 PYTHON ?= python3
 PYTHON310 ?= 3.10
