@@ -7,8 +7,10 @@ from states of zero; or u[t] = x[t], where a library has no current.
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -128,18 +130,20 @@ def sinabs() -> Layer:
 
 
 def slayer() -> Layer:
-    from contextlib import ExitStack
-    from types import ModuleType
+    return import_slayer().neuron.cuba.Neuron(1.0, 1 - KEEP_U, 1 - KEEP_V, scale=round(1 / GRID))
 
+
+def import_slayer() -> Any:
+    """lava-dl's slayer, which does not import as it was released; without its object detection, which wants OpenCV."""
     from hw.lava.compat import MENDS
 
     with ExitStack() as stack:
         for mend in MENDS:
             if mend.name in ("hashable-defaults", "start-method"):
                 stack.enter_context(mend.around())
-        sys.modules["lava.lib.dl.slayer.object_detection"] = ModuleType("object_detection")  # wants OpenCV
-        from lava.lib.dl.slayer.neuron import cuba
-    return cuba.Neuron(1.0, 1 - KEEP_U, 1 - KEEP_V, scale=round(1 / GRID))
+        sys.modules["lava.lib.dl.slayer.object_detection"] = ModuleType("object_detection")
+        from lava.lib.dl import slayer
+    return slayer
 
 
 RIVALS = {

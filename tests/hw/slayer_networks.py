@@ -7,15 +7,13 @@ answer. A process of its own, since slayer and Lava's processes do not share one
 """
 
 import sys
-from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 
 import h5py
 import numpy as np
 import torch
 
-from hw.lava.compat import MENDS
+from benchmarks.rivals import import_slayer
 
 STEPS = 24
 NEURON = {"threshold": 1.25, "current_decay": 0.25, "voltage_decay": 0.1, "scale_grad": 2, "requires_grad": False}
@@ -62,13 +60,7 @@ def train(net: torch.nn.Module, spikes: torch.Tensor) -> None:
 
 
 def main(folder: Path) -> None:
-    with ExitStack() as stack:
-        for mend in MENDS:
-            if mend.name in ("hashable-defaults", "start-method"):
-                stack.enter_context(mend.around())
-        # Needs OpenCV, and nothing here needs it.
-        sys.modules["lava.lib.dl.slayer.object_detection"] = ModuleType("object_detection")
-        import lava.lib.dl.slayer as slayer
+    slayer = import_slayer()
     torch.manual_seed(0)
     for name, (net, shape) in networks(slayer).items():
         spikes = (torch.rand(5, *shape, STEPS) < 0.3).float()
