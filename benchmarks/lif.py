@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ SETTLE = 0.02
 """Seconds between turns, in which the threads of the last one stop to wait for work."""
 
 Ask = Callable[..., dict[str, Any]]
-"""Asks a rival's process: (rival, what to do, arguments)."""
+"""Asks a process: (its environment, what to do, arguments)."""
 
 
 @contextmanager
@@ -83,7 +83,8 @@ def processes() -> Iterator[Ask]:
         def ask(environment: str, do: str, **given: Any) -> dict[str, Any]:
             time.sleep(SETTLE)
             process, errors = opened[environment]
-            print(json.dumps({"do": do, **given}), file=process.stdin, flush=True)
+            with suppress(BrokenPipeError):  # then there is no answer either
+                print(json.dumps({"do": do, **given}), file=process.stdin, flush=True)
             if answer := process.stdout.readline():
                 return json.loads(answer)
             errors.seek(0)
