@@ -20,8 +20,8 @@ def launch(ranks: int, what: str, *torchrun: str, **arguments) -> subprocess.Com
     return subprocess.run(done, capture_output=True, text=True, env=environment, cwd=ROOT, start_new_session=True)
 
 
-def trained(ranks: int, folder: Path, task: str, **arguments) -> dict:
-    """What `on_ranks.train` tells."""
-    ended = launch(ranks, "train", folder=str(folder), task=task, **arguments)
+def trained(ranks: int, *every: dict) -> list[dict]:
+    """What `on_ranks.train` tells of each of several trainings, one after another."""
+    ended = launch(ranks, "train", every=every)
     assert ended.returncode == 0, ended.stderr[-4000:]
     return json.loads(ended.stdout.splitlines()[-1])

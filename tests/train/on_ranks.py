@@ -74,7 +74,6 @@ def train(folder: str, task: str, double: bool = True, until: int | None = None,
         spikes.append([s.detach().transpose(0, 1).numpy().astype(np.uint8) for s in (found[2].s_in, found[2].s_out)])
         return found
 
-    Bundle.forward = recorded
     trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), torch.device("cpu"))
     values = []
 
@@ -83,7 +82,8 @@ def train(folder: str, task: str, double: bool = True, until: int | None = None,
         if step == until:
             raise InterruptedError
 
-    with suppress(InterruptedError):
+    with suppress(InterruptedError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bundle, "forward", recorded)
         trainer.train(report)
     every = [[ranks.joined_rows([side]) for side in step] for step in spikes]
     if ranks.rank() == 0:
@@ -145,5 +145,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "commands":
         leave(commands(**json.loads(sys.argv[2])))
     with ranks.joined():
-        print(json.dumps(train(**json.loads(sys.argv[2]))), flush=True)
+        print(json.dumps([train(**each) for each in json.loads(sys.argv[2])["every"]]), flush=True)
     leave(0)

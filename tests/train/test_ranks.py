@@ -24,11 +24,32 @@ from train.stages import load_split, new_run
 STEPS = {"steps": 8, "save_every": 4, "batch": 9}  # which two ranks share unequally, and four do
 
 
+TRAININGS = {
+    "copies": {"task": "retrieval"},
+    "parts": {"task": "vqa", "parallel": "fsdp"},
+    "stopped": {"task": "retrieval", "parallel": "fsdp", "until": 5},
+}
+"""Of two ranks."""
+
+Told = dict[str, tuple[Path, dict]]
+"""Runs, and what was told of them."""
+
+
+def started(ranks: int, folder: Path, trainings: dict[str, dict]) -> Told:
+    """One start of so many ranks, since a start takes longer than these trainings do."""
+    every = [{"folder": str(folder / name), "ema": 0.9, **STEPS, **given} for name, given in trainings.items()]
+    return {name: (folder / name, told) for name, told in zip(trainings, trained(ranks, *every), strict=True)}
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
-    """Runs of one rank, by task, and what they told."""
-    folder = tmp_path_factory.mktemp("alone")
-    return {task: (folder / task, trained(1, folder / task, task, ema=0.9, **STEPS)) for task in ("retrieval", "vqa")}
+def alone(tmp_path_factory) -> Told:
+    """Runs of one rank, by task."""
+    return started(1, tmp_path_factory.mktemp("alone"), {task: {"task": task} for task in ("retrieval", "vqa")})
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Told:
+    return started(2, tmp_path_factory.mktemp("two"), TRAININGS)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -64,34 +85,41 @@ def assert_same(alone: tuple[Path, dict], folder: Path, told: dict) -> None:
         assert np.array_equal(found, expected), name
 
 
-def test_two_ranks_that_hold_copies_do_what_one_does(alone, tmp_path):
-    told = trained(2, tmp_path / "run", "retrieval", ema=0.9, **STEPS)
+def test_two_ranks_that_hold_copies_do_what_one_does(alone, two):
+    folder, told = two["copies"]
     assert told["ranks"] == 2
-    assert_same(alone["retrieval"], tmp_path / "run", told)
+    assert_same(alone["retrieval"], folder, told)
 
 
-def test_two_ranks_that_hold_parts_do_what_one_does(alone, tmp_path):
-    told = trained(2, tmp_path / "run", "vqa", parallel="fsdp", ema=0.9, **STEPS)
-    assert_same(alone["vqa"], tmp_path / "run", told)
-    kept = tmp_path / "run" / "checkpoints" / "step-00000008"
-    parts = {path.name for path in kept.glob("*.safetensors")}
+def test_two_ranks_that_hold_parts_do_what_one_does(alone, two):
+    folder, told = two["parts"]
+    assert_same(alone["vqa"], folder, told)
+    parts = {path.name for path in (folder / "checkpoints" / "step-00000008").glob("*.safetensors")}
     assert parts == {f"{name}-{r}-of-2.safetensors" for name in ("weights", "optimizer", "ema") for r in (0, 1)}
 
 
-@pytest.mark.parametrize("save_beside", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_what_two_ranks_saved_one_and_four_go_on_from(save_beside, alone, tmp_path):
-    settings = {"parallel": "fsdp", "ema": 0.9, "save_beside": save_beside, **STEPS}
-    trained(2, tmp_path / "two", "retrieval", until=5, **settings)
-    for many in (1, 4) if save_beside else (1,):
-        folder = tmp_path / str(many)
-        shutil.copytree(tmp_path / "two", folder)
-        told = trained(many, folder, "retrieval", **settings)
+@pytest.mark.parametrize("many", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_what_two_ranks_saved_one_and_four_go_on_from(many, alone, two, tmp_path):
+    shutil.copytree(two["stopped"][0], tmp_path / "run")
+    folder, told = started(many, tmp_path, {"run": TRAININGS["stopped"] | {"until": None}})["run"]
+    assert len(told["values"]) == 4
+    assert_same(alone["retrieval"], folder, told)
+
+
+@pytest.mark.slow
+def test_what_two_ranks_saved_beside_training_one_and_four_go_on_from(alone, tmp_path):
+    stopped = {"run": TRAININGS["stopped"] | {"save_beside": True}}
+    started(2, tmp_path / "two", stopped)
+    for many in (1, 4):
+        shutil.copytree(tmp_path / "two", tmp_path / str(many))
+        folder, told = started(many, tmp_path / str(many), {"run": stopped["run"] | {"until": None}})["run"]
         assert len(told["values"]) == 4
         assert_same(alone["retrieval"], folder, told)
 
 
 def test_in_single_precision_the_first_step_is_the_same_within_rounding_and_its_spikes_are_equal(tmp_path):
-    first = {n: trained(n, tmp_path / str(n), "nlvr2", double=False, steps=1, save_every=1) for n in (1, 2)}
+    given = {"task": "nlvr2", "double": False, "steps": 1, "save_every": 1}
+    first = {n: trained(n, {"folder": str(tmp_path / str(n)), **given})[0] for n in (1, 2)}
     for name, value in first[1]["values"][0].items():
         assert first[2]["values"][0][name] == pytest.approx(value, rel=1e-5), name
     one, two = spikes(tmp_path / "1"), spikes(tmp_path / "2")
