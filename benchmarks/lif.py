@@ -27,24 +27,19 @@ import torch
 
 from ashnets.neurons import LIFParams, cuba_lif_loop
 from ashnets.surrogate import SURROGATES
-from benchmarks.rivals import KEEP_U, KEEP_V, RIVALS, data
+from benchmarks.rivals import GRID, KEEP_U, KEEP_V, RIVALS, data
+from hw import Dense
 from hw.errors import UserError
+from hw.simulate.reference import lif_step
+from quantize.integer_lif import quantize_params
 from train.report.terminal import aligned
 
 ROOT = Path(__file__).parents[1]
 BATCH, NEURONS = 32, 4096
 COMPARED = (8, 4, 512)
 PICTURES = (8, 16, 3, 32, 32)
-NETS = {
-    "ours": ("ours", True),
-    "ours, learned decays": ("ours, learned decays", True),
-    "ReLU": ("ReLU", True),
-    "plain loop": ("plain loop", True),
-    "spikingjelly LIFNode": ("spikingjelly LIFNode", True),
-    "spikingjelly CUBALIFNode": ("spikingjelly CUBALIFNode", True),
-    "spikingjelly LIFNode, channels first": ("spikingjelly LIFNode", False),
-    "spikingjelly CUBALIFNode, channels first": ("spikingjelly CUBALIFNode", False),
-}
+LAST = ("ours", "ours, learned decays", "ReLU", "plain loop", "spikingjelly LIFNode", "spikingjelly CUBALIFNode")
+NETS = {name: (name, True) for name in LAST} | {f"{name}, channels first": (name, False) for name in LAST[-2:]}
 """(neurons, channels last?) of the networks; channels first is how a network is made where nobody asks."""
 OURS = {"rectangle": "ours", "arctan": "ours, arctan", "fast_sigmoid": "ours, fast sigmoid", "own": "ours"}
 """What a rival's time is compared with, by its surrogate."""
@@ -94,31 +89,42 @@ def processes() -> Iterator[Ask]:
         yield ask
 
 
-def truth(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Spikes and the gradient of x, by the plain loop in double precision, of the model that a rival is said to be."""
+def truth(name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Spikes of the model that a rival is said to be, by the plain loop in double precision or the chip's readable
+    recursion, and the gradient of x where ours is its too."""
     rival = RIVALS[name]
     x, g = (tensor.detach() for tensor in data("plain loop", COMPARED, torch.float64))
     decays = (1 - KEEP_U if rival.current else 1.0, 1 - KEEP_V)
     p = LIFParams(*(torch.tensor(v, dtype=torch.float64) for v in (*decays, 1.0, 0.0)))
+    if rival.whole:
+        return chips_spikes(x, p), None
     s = cuba_lif_loop(x.requires_grad_(), p, SURROGATES[rival.surrogate])
-    return s.detach().bool().numpy(), torch.autograd.grad(s, x, g)[0].numpy()
+    gradient = None if rival.reset_passes else torch.autograd.grad(s, x, g)[0].numpy()
+    return s.detach().bool().numpy(), gradient
+
+
+def chips_spikes(x: torch.Tensor, p: LIFParams) -> np.ndarray:
+    whole = {name: value.numpy() for name, value in quantize_params(p, torch.tensor(GRID))._asdict().items()}
+    layer = Dense(name="neurons", weight_int=np.ones((x.shape[2], 1), np.int64), **whole)
+    u = v = np.zeros(x.shape[1:], np.int64)
+    spikes = []
+    for a in (x / GRID).long().numpy():
+        s, u, v = lif_step(a, u, v, layer)
+        spikes.append(s)
+    return np.stack(spikes)
 
 
 def agreement(ask: Ask, folder: Path) -> dict[str, str]:
     """What each rival agrees in. Errors: UserError where its spikes or gradients are not those of its model."""
-
-    def found(name: str, dtype: str) -> Any:
-        ask(RIVALS[name].environment, "result", name=name, shape=COMPARED, dtype=dtype, file=str(folder / "result.npz"))
-        return np.load(folder / "result.npz")
-
-    told = {}
-    whole = found("ours, integers", "float32")["s"]
+    told, file = {}, str(folder / "result.npz")
     for name, rival in RIVALS.items():
-        its = found(name, "float32" if rival.whole else "float64")
-        spikes, gradient = (whole, None) if rival.whole else truth(name)
+        dtype = "float32" if rival.whole else "float64"
+        ask(rival.environment, "result", name=name, shape=COMPARED, dtype=dtype, file=file)
+        its = np.load(file)
+        spikes, gradient = truth(name)
         if wrong := int((its["s"] != spikes).sum()):
             raise UserError(f"{name}: {wrong} of {spikes.size} spikes are not those of its model; it is not timed")
-        if gradient is None or rival.reset_passes:
+        if gradient is None:
             told[name] = "spikes"
             continue
         error = float(np.abs(its["grad"] - gradient).max())

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -39,15 +40,20 @@ def result(name: str, shape: list[int], dtype: str, file: str) -> dict:
     return {}
 
 
-def seconds(name: str, shape: list[int], threads: int, steps: int) -> dict:
-    """Median of `steps` passes forward and backward, behind one that fills the caches."""
-    torch.set_num_threads(threads)
-    taken = []
-    for _ in range(steps + 1):
+def taken(work: Callable[[], object], times: int) -> list[float]:
+    """Seconds of each time, behind one that fills the caches."""
+    found = []
+    for _ in range(times + 1):
         start = perf_counter()
-        forward_backward(name, tuple(shape), torch.float32)
-        taken.append(perf_counter() - start)
-    return {"seconds": median(taken[1:])}
+        work()
+        found.append(perf_counter() - start)
+    return found[1:]
+
+
+def seconds(name: str, shape: list[int], threads: int, steps: int) -> dict:
+    """Median of `steps` passes forward and backward."""
+    torch.set_num_threads(threads)
+    return {"seconds": median(taken(lambda: forward_backward(name, tuple(shape), torch.float32), steps))}
 
 
 def peak(name: str, shape: list[int]) -> dict:
@@ -99,26 +105,20 @@ def net_seconds(name: str, channels_last: bool, shape: list[int], threads: int, 
     torch.set_num_threads(threads)
     net, optimizer = net_of(name, channels_last)
     x, labels = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.arange(shape[1]) % 10
-    taken = []
-    for _ in range(steps + 1):
-        start = perf_counter()
+
+    def step() -> None:
         nn.functional.cross_entropy(net(x), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-        taken.append(perf_counter() - start)
-    return {"seconds": median(taken[1:])}
+
+    return {"seconds": median(taken(step, steps))}
 
 
 def triad(threads: int) -> dict:
     """Bytes a second of a = b + c on arrays that no cache holds: what is read and written, 12 bytes an element."""
     torch.set_num_threads(threads)
     a, b, c = torch.ones(3, 2**24).unbind()
-    taken = []
-    for _ in range(5):
-        start = perf_counter()
-        torch.add(b, c, out=a)
-        taken.append(perf_counter() - start)
-    return {"bytes_per_second": 12 * len(a) / min(taken[1:])}
+    return {"bytes_per_second": 12 * len(a) / min(taken(lambda: torch.add(b, c, out=a), 4))}
 
 
 ANSWERS = {f.__name__: f for f in (result, seconds, peak, net_seconds, triad)}

@@ -7,8 +7,6 @@ from benchmarks import lif
 from benchmarks.rivals import RIVALS
 from hw.errors import UserError
 
-peers = pytest.mark.skipif(not (lif.ROOT / ".peers" / ".ready").exists(), reason="run `make .peers/.ready` first")
-
 
 @pytest.fixture
 def ours_alone(monkeypatch):
@@ -43,7 +41,7 @@ def test_a_library_that_is_not_there(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@peers
+@pytest.mark.skipif(not (lif.ROOT / ".peers" / ".ready").exists(), reason="run `make .peers/.ready` first")
 def test_all_libraries_are_the_models_that_they_are_said_to_be(tmp_path):
     with lif.processes() as ask:
         told = lif.agreement(ask, tmp_path)

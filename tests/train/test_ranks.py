@@ -22,12 +22,11 @@ from train.loader import Batches
 from train.stages import load_split, new_run
 
 STEPS = {"steps": 8, "save_every": 4, "batch": 9}  # which two ranks share unequally, and four do
-
-
 TRAININGS = {
     "copies": {"task": "retrieval"},
     "parts": {"task": "vqa", "parallel": "fsdp"},
     "stopped": {"task": "retrieval", "parallel": "fsdp", "until": 5},
+    "stopped, saved beside": {"task": "retrieval", "parallel": "fsdp", "until": 5, "save_beside": True},
 }
 """Of two ranks."""
 
@@ -99,22 +98,12 @@ def test_two_ranks_that_hold_parts_do_what_one_does(alone, two):
 
 
 @pytest.mark.parametrize("many", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_what_two_ranks_saved_one_and_four_go_on_from(many, alone, two, tmp_path):
-    shutil.copytree(two["stopped"][0], tmp_path / "run")
-    folder, told = started(many, tmp_path, {"run": TRAININGS["stopped"] | {"until": None}})["run"]
+@pytest.mark.parametrize("name", ["stopped", pytest.param("stopped, saved beside", marks=pytest.mark.slow)])
+def test_what_two_ranks_saved_one_and_four_go_on_from(name, many, alone, two, tmp_path):
+    shutil.copytree(two[name][0], tmp_path / name)
+    folder, told = started(many, tmp_path, {name: TRAININGS[name] | {"until": None}})[name]
     assert len(told["values"]) == 4
     assert_same(alone["retrieval"], folder, told)
-
-
-@pytest.mark.slow
-def test_what_two_ranks_saved_beside_training_one_and_four_go_on_from(alone, tmp_path):
-    stopped = {"run": TRAININGS["stopped"] | {"save_beside": True}}
-    started(2, tmp_path / "two", stopped)
-    for many in (1, 4):
-        shutil.copytree(tmp_path / "two", tmp_path / str(many))
-        folder, told = started(many, tmp_path / str(many), {"run": stopped["run"] | {"until": None}})["run"]
-        assert len(told["values"]) == 4
-        assert_same(alone["retrieval"], folder, told)
 
 
 def test_in_single_precision_the_first_step_is_the_same_within_rounding_and_its_spikes_are_equal(tmp_path):
