@@ -35,7 +35,7 @@ class RunLog:
         kept = [entry for entry in read_log(folder) if entry["step"] <= step] if step else []
         with staged_file(path) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
+        self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (line by line; closed by __exit__)
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
@@ -44,7 +44,6 @@ class RunLog:
             self.board.add_scalar(f"{split}/{key}", value, step)
 
     def flush(self) -> None:
-        self.file.flush()
         self.board.flush()
 
     def __enter__(self) -> "RunLog":

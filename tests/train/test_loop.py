@@ -231,7 +231,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, few_records, caplo
     assert same(run.folder, whole)
 
 
-def test_log_lines_are_json_objects(tmp_path, few_records):
-    run = train_run(new_run(tmp_path / "run", micro_config(steps=2)), CPU)
+def test_log_lines_are_json_objects_which_are_there_while_training_goes_on(tmp_path, few_records):
+    run, newest = new_run(tmp_path / "run", micro_config(steps=3, save_every=3)), []
+    train_run(run, CPU, lambda *_: newest.append(read_log(run.folder)[-1]["step"]))
+    assert newest == [0, 1, 2]  # a step is reported before it is logged
     for line in (run.folder / "log.jsonl").read_text().splitlines():
         assert json.loads(line)["split"] in ("train", "val")
