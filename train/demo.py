@@ -93,7 +93,7 @@ def run_demo(folder: Path, seed: int, lava_samples: int, device: torch.device) -
     """Run all that is not done yet; returns the figures that the demo is about, and the report's path."""
     demo = _Demo(folder, seed, lava_samples, device)
     print(
-        "1/6  Pre-train on OpenMoji: pictures and their names. The artificial and the spiking encoder learn together.",
+        "1/6  Pre-train on OpenMoji: emoji, their names and kinds. An artificial and a spiking encoder learn together.",
         flush=True,
     )
     config = RunConfig(model=tiny(), train=replace(pretrain_recipe(), seed=seed))
