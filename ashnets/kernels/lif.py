@@ -46,9 +46,11 @@ def lif_forward(
 ) -> tuple[Tensor, Tensor]:
     """x [T, B, C, ...] -> spikes of the same shape and type; bits, uint8 [ceil(T / 4), M] or empty. The surrogate
     counts in the backward pass."""
+    params = (keep_u, keep_v, v_th, bias)
+    _check(x, params)
     x = dense(x)
     s, bits = torch.empty_like(x), _bits_of(x, save_bits)
-    kernels(x.device.type).forward(x, s, bits, (keep_u, keep_v, v_th, bias))
+    kernels(x.device.type).forward(x, s, bits, params)
     return s, bits
 
 
@@ -72,12 +74,13 @@ def lif_backward(
     bits: if not empty, x's values do not count. whole: of the integer form, its four parameters, int32; x is its
     input, `unit` [] what one of u and v is to the real parameters, and the gradient that of the real neuron's input.
     """
+    params = (keep_u, keep_v, v_th, bias)
+    _check(x, [*params, *whole])
     x = dense(x)
     grad_x = torch.empty_like(x)
     if grad_s.stride() != grad_x.stride():
         grad_s = torch.empty_like(x, dtype=grad_s.dtype).copy_(grad_s)
     sums = _sums_of(x, parameters)
-    params = (keep_u, keep_v, v_th, bias)
     kernels(x.device.type).backward(grad_s, x, grad_x, sums, bits, params, surrogate, whole, unit)
     return grad_x, sums
 
@@ -92,6 +95,16 @@ def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 def _(grad_s: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     x = dense(x)
     return torch.empty_like(x), _sums_of(x, rest[-3])
+
+
+def _check(x: Tensor, params: Sequence[Tensor]) -> None:
+    """`ValueError` where a parameter is neither one value nor one per channel: the kernels index without a look."""
+    for p in params:
+        if p.numel() not in (1, channels_of(x)):
+            raise ValueError(
+                f"CUBA-LIF: a parameter has {p.numel()} values, and the input {list(x.shape)} {channels_of(x)} "
+                f"channels (axis 2); make the neurons for {channels_of(x)}"
+            )
 
 
 def _bits_of(x: Tensor, wanted: bool) -> Tensor:

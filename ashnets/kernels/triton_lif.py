@@ -90,7 +90,7 @@ def forward(
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     at, inside, channel, known = _tile(outer, inner, channels, LAST, ROWS, COLS)
-    size = outer.to(tl.int64) * inner
+    size = tl.cast(outer, tl.int64) * inner
     a_u = _load(keep_u, stride_u, channel, known)
     a_v = _load(keep_v, stride_v, channel, known)
     th = _load(v_th, stride_th, channel, known)
@@ -141,7 +141,7 @@ def backward(
     states before each chunk; not touched where steps <= CHUNK.
     """
     at, inside, channel, known = _tile(outer, inner, channels, LAST, ROWS, COLS)
-    size = outer.to(tl.int64) * inner
+    size = tl.cast(outer, tl.int64) * inner
     w_u = _load(whole_u, stride_u, channel, known)
     w_v = _load(whole_v, stride_v, channel, known)
     th = _load(v_th, stride_th, channel, known)
@@ -218,7 +218,7 @@ def backward_of_bits(
 ):  # fmt: skip
     """gx from g and the bits of `forward`, for the rectangle."""
     at, inside, channel, known = _tile(outer, inner, channels, LAST, ROWS, COLS)
-    size = outer.to(tl.int64) * inner
+    size = tl.cast(outer, tl.int64) * inner
     a_u = _load(keep_u, stride_u, channel, known)
     a_v = _load(keep_v, stride_v, channel, known)
     gu = tl.zeros([ROWS, COLS], a_u.dtype)

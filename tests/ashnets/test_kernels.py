@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ashnets.kernels import lif, numba_lif
 from ashnets.kernels.layout import dense
 from ashnets.kernels.threads import on_threads
-from ashnets.neurons import LIFParams, cuba_lif, cuba_lif_loop, cuba_lif_torch
+from ashnets.neurons import CubaLIF, LIFParams, cuba_lif, cuba_lif_loop, cuba_lif_torch
 from ashnets.surrogate import SURROGATES
 
 
@@ -191,6 +191,20 @@ def test_what_is_not_finite_stays_where_it_is():
     x[1, 0, 2], x[2, 1, 3] = torch.nan, torch.inf
     p = params(6, 2, False, torch.float32)
     assert torch.equal(cuba_lif(x, p, "arctan"), loop(x, p, "arctan"))
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+@pytest.mark.parametrize("shape", [(4, 2, 4), (4, 2, 4, 3)], ids=str)
+def test_neurons_for_another_number_of_channels_are_refused(shape, channels):
+    """The kernels index without a look: they would wrap around, or write behind the sums."""
+    x, one, wrong = torch.randn(shape), torch.full((1,), 0.5), torch.zeros(channels)
+    told = f"{channels} values, and the input .* 4 channels"
+    with pytest.raises(ValueError, match=told):
+        lif.lif_forward(x, one, one, one, wrong, "arctan", False)
+    with pytest.raises(ValueError, match=told):
+        lif.lif_backward(x, x, torch.empty(0), one, one, one, wrong, "arctan", True, [], None)
+    with pytest.raises(ValueError, match=told):
+        CubaLIF(channels)(x)
 
 
 def test_no_samples_give_no_spikes():

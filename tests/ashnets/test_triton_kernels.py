@@ -98,8 +98,8 @@ def check(kernel, types, constants):
 
 real = dict.fromkeys("keep_u keep_v v_th bias whole_u whole_v unit sums kept".split(), "*fp32")
 for form in ("*fp32", "*bf16"):
-    for last in (False, True):
-        shape = {"LAST": last, "ROWS": 2, "COLS": 256}
+    for last, one in ((False, {}), (True, {}), (True, {"outer": 1}), (False, {"steps": 1, "inner": 1, "channels": 1})):
+        shape = {"LAST": last, "ROWS": 2, "COLS": 256} | one
         types = {**real, **dict.fromkeys("x s g gx".split(), form), "bits": "*u8"}
         chip = {**types, **dict.fromkeys("whole_u whole_v v_th bias kept".split(), "*i32")}
         check(k.forward, types, {"WHOLE": False, "BITS": True, "BYTE": 4, **shape})
