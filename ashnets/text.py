@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import log, sqrt
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -69,10 +69,15 @@ def train_lexicon(texts: Iterable[str], size: int, least: int = 3) -> dict[str, 
     A rarer spelling would be learned by heart instead of meaning something in a text that training never saw. The root
     keeps a rare one that two unrelated words share by chance ("<pic" in "pick" and "picture") from deciding alone.
     """
-    documents = [spellings(text) for text in texts]
-    counts = Counter(spelling for found in documents for spelling in found)
+    if not size:
+        return {}
+    counts: Counter[str] = Counter()
+    documents = 0
+    for text in texts:
+        counts.update(spellings(text))
+        documents += 1
     shared = sorted((s for s, n in counts.items() if n >= least), key=lambda s: (-counts[s], s))[:size]
-    return {spelling: sqrt(log(len(documents) / counts[spelling])) for spelling in shared}
+    return {spelling: sqrt(log(documents / counts[spelling])) for spelling in shared}
 
 
 class TextCodec:
@@ -83,6 +88,12 @@ class TextCodec:
         self.lexicon = dict(sorted(lexicon.items()))  # an order of its own, whatever file it came from
         self._index = {spelling: i for i, spelling in enumerate(self.lexicon, 1)}
         self._known: dict[str, tuple[list[int], list[int], list[int]]] = {}
+
+    @property
+    def special(self) -> tuple[int, int, int, int]:
+        """Ids of [PAD], [CLS], [SEP] and [MASK]."""
+        ids = tuple(self.tokenizer.token_to_id(token) for token in (PAD, CLS, SEP, MASK))
+        return cast(tuple[int, int, int, int], ids)
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Tokens cut to the longest text of the batch. Training asks for the same texts again and again: what they are

@@ -162,7 +162,7 @@ def _recipe(task: str, seed: int, steps: int | None) -> TrainConfig:
 
 def _trained(folder: Path, config: RunConfig, init: Run | None, device: torch.device) -> Run:
     """The run in `folder`, made and trained to its end if it is not there."""
-    clock = folder.with_suffix(".seconds")
+    clock = _beside(folder, "seconds")
     ranks.on_first(lambda: folder.exists() or new_run(folder, config, init.codec if init else None))
     run = open_run(folder)
     if run.config != new_config(run, config):
@@ -174,14 +174,21 @@ def _trained(folder: Path, config: RunConfig, init: Run | None, device: torch.de
     return run
 
 
+def _beside(folder: Path, kind: str) -> Path:
+    """What is kept of a run beside its folder, whose name may have dots."""
+    return folder.with_name(f"{folder.name}.{kind}")
+
+
 def new_config(run: Run, config: RunConfig) -> RunConfig:
-    """`config` with what a run takes over from its data."""
-    fusion = replace(config.model.fusion, images=run.config.model.fusion.images)
-    return replace(config, model=replace(config.model, fusion=fusion))
+    """`config` with what a run takes over from its data and its tokenizer."""
+    own = run.config.model
+    fusion = replace(config.model.fusion, images=own.fusion.images)
+    text = replace(config.model.text, special=own.text.special)
+    return replace(config, model=replace(config.model, fusion=fusion, text=text))
 
 
 def _row(run: Run, variant: str, seed: int, task: str, device: torch.device) -> Row:
-    kept = run.folder.with_suffix(".json")
+    kept = _beside(run.folder, "json")
     if kept.exists():
         return Row(**json.loads(kept.read_text()))
     model, data = load_model(run, "float", device), load_split(run, "test")
@@ -200,7 +207,7 @@ def _row(run: Run, variant: str, seed: int, task: str, device: torch.device) -> 
         metrics=found.metrics,
         parameters=used_parameters(run.config.model),
         synaptic_operations=operations,
-        seconds=float(run.folder.with_suffix(".seconds").read_text()),
+        seconds=float(_beside(run.folder, "seconds").read_text()),
     )
     ranks.on_first(lambda: write_json(kept, asdict(row)))
     return row

@@ -2,6 +2,7 @@
 as JSON."""
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,24 @@ class TrainConfig:
     with its part of them (FSDP2; the spiking stack of a quantized run is small, and always copied)."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
+                raise UserError(f"train.{name} is {value:g}; give {limits}")
+
+
+_COUNTS = "batch texts_per_image answers_least save_every log_every"
+_POSITIVE = "steps lr warmup weight_decay clip rotate neighbours again save_minutes seed"
+_SHARES = "ema crop erase view_hue view_grey"
+_RANGES = {
+    **dict.fromkeys(_COUNTS.split(), (1, math.inf)),
+    **dict.fromkeys(_POSITIVE.split(), (0, math.inf)),
+    **dict.fromkeys(_SHARES.split(), (0, 1)),
+}
+"""Least and most of the numbers in `TrainConfig`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
@@ -158,9 +177,15 @@ def finetune_recipe() -> TrainConfig:
 
 
 def for_task(train: TrainConfig, task: Task) -> TrainConfig:
-    """The recipe for another task, on the data set that it has at hand."""
-    objectives = pretrain_recipe().objectives if task == "retrieval" else finetune_recipe().objectives
-    return replace(train, task=task, dataset=EMBEDDED[task], objectives=objectives)
+    """The recipe for another task, on the data set that it has at hand and with the objectives that it takes, unless
+    `train` has others than `finetune_recipe`."""
+    plain = finetune_recipe()
+    changes: dict[str, Any] = {"task": task}
+    if train.dataset == plain.dataset:
+        changes["dataset"] = EMBEDDED[task]
+    if train.objectives == plain.objectives and task == "retrieval":
+        changes["objectives"] = pretrain_recipe().objectives
+    return replace(train, **changes)
 
 
 def on_folder(train: TrainConfig, folder: str | None) -> TrainConfig:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ashnets.model import AshNet, Vision, normalise
 from ashnets.text import TextCodec
 from hw.errors import UserError
-from train.data import ImageTextData, image_array
+from train.data import ImageTextData, image_array, pictures_each
 from train.metrics.answers import METRICS
 from train.metrics.retrieval import Match, Similarities, hubness, rank, rank_again
 from train.ranks import joined_rows, own_part
@@ -31,8 +31,8 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """metrics: name -> percent or rate. Of questions: predictions [M], the index of the answer given to each, scores
-    [M, A], and names, what the data set calls each. Of retrieval: predictions [I, 10], the first captions of each
-    image, and similarities."""
+    [M, A] if they are kept, and names, what the data set calls each. Of retrieval: predictions [I, 10], the first
+    captions of each image, and similarities."""
 
     metrics: dict[str, float]
     predictions: np.ndarray
@@ -44,6 +44,15 @@ class Evaluation:
     def score(self) -> float:
         """The number by which checkpoints are compared: higher is better."""
         return self.metrics["accuracy" if "accuracy" in self.metrics else "mean_recall"]
+
+
+def check_pictures(model: AshNet, data: ImageTextData) -> None:
+    """`UserError` where the data shows another number of pictures with a text than the model looks at."""
+    shown, seen = pictures_each(data), model.config.fusion.images
+    if shown != seen:
+        raise UserError(
+            f"{data.name}: has {shown} pictures to a text, and this model looks at {seen}; fine-tune it on such data"
+        )
 
 
 def image_batches(data: ImageTextData, samples: int | None = None) -> Iterator[range]:
@@ -104,13 +113,17 @@ def evaluate_answers(
     *,
     samples: int | None = None,
     shuffle_images: bool = False,
+    keep_scores: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """The task's metrics (`train.metrics.answers`) over every text of the first `samples` images.
 
     shuffle_images gives each question the picture of another image (the next one): what is left is what questions
-    alone tell.
+    alone tell. keep_scores: with the scores of all answers, 4 bytes each.
     """
+    check_pictures(model, data)
+    if model.answer_head is None:
+        raise UserError(f"this model has not learned to answer, which '{task}' asks for; fine-tune it first")
     device = next(model.parameters()).device
     predictions, scores, rates = [], [], _Rates()
     every = list(image_batches(data, samples))
@@ -122,7 +135,8 @@ def evaluate_answers(
         text_image = torch.tensor([k for k, i in enumerate(indices) for _ in data.texts(i)], device=device)
         tokens = codec.encode(texts).to(device)
         logits = model.answer(model.text(tokens), tokens.padding, vision.v, text_image).float().cpu().numpy()
-        scores.append(logits)
+        if keep_scores:
+            scores.append(logits)
         predictions.append(logits.argmax(1))
         if progress:
             progress(indices.stop, every[-1].stop)
@@ -137,7 +151,8 @@ def evaluate_answers(
         chosen = [answers[given[k]] for k in judged]
         asked = [ids[k] for k in judged], [votes[k] for k in judged], chosen, [kinds[k] for k in judged]
         metrics = METRICS[task](*asked) | metrics
-    return Evaluation(metrics=metrics, predictions=given, scores=joined_rows(scores), names=ids)
+    kept = joined_rows(scores) if keep_scores else np.zeros((0, 0))
+    return Evaluation(metrics=metrics, predictions=given, scores=kept, names=ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +180,7 @@ def evaluate_retrieval(
     """Recalls in percent (see `train.metrics.retrieval`) and their mean, over the first `samples` images and all
     their captions. ranking: by default the plain cosine of one view. Where the matching head ranks again, 'itc_tr@K'
     and the like are what similarity alone gives."""
+    check_pictures(model, data)
     rates, many = _Rates(), ranking is not None and ranking.views
     queried = list(image_batches(data, samples))
     images, texts, text_image = _embeddings(model, data, codec, queried, rates, progress, many)

@@ -22,12 +22,12 @@ from quantize.ptq import calibrated, settled, steps_of
 from train import ranks
 from train.checkpoint import best_checkpoint, newest_checkpoint
 from train.config import RunConfig, TrainConfig, qat_recipe, tune_recipe
-from train.data import ImageTextData, answer_vocabulary, load
+from train.data import ImageTextData, answer_vocabulary, load, pictures_each
 from train.evaluate import Ranking, image_batches, images_of
 from train.loader import workers_for
 from train.loop import Report, Trainer
 from train.pretrained import load_image_weights, load_text_weights, pretrained_tokenizer
-from train.run import Bundle, Run, create_run, fill_from_best, float_stack, quantized_stack
+from train.run import Bundle, Run, check_objectives, create_run, fill_from_best, float_stack, quantized_stack
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def at_image_size(model: ModelConfig, size: int) -> ModelConfig:
 def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> Run:
     """A run that was not trained yet, of a model that takes as many images with a text as the data has. Without a
     codec, one is learned from the training texts of `tokenizer_data`."""
+    check_objectives(config)
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)
     # A validation split that is not there is refused now, and not behind the first step.
@@ -86,8 +87,9 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     elif codec is None:
         sources = [load(name, "train", size) for name in config.train.tokenizer_data]
         codec = train_codec(data, sources, config.model.text)
-    images = data.image(0).size // (3 * size * size)
-    config = replace(config, model=replace(config.model, fusion=replace(config.model.fusion, images=images)))
+    fusion = replace(config.model.fusion, images=pictures_each(data))
+    text = replace(config.model.text, special=codec.special)
+    config = replace(config, model=replace(config.model, fusion=fusion, text=text))
     texts_count = sum(len(data.texts(i)) for i in range(len(data)))
     summary = {"name": data.name, "images": len(data), "texts": texts_count, "fingerprint": data.fingerprint}
     answered = (splits.get(s) or load(config.train.dataset, s, size) for s in config.train.answers_from)
@@ -97,6 +99,9 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
             f"{data.name}: holds no answers that are given {config.train.answers_least} times, and task "
             f"'{config.train.task}' learns from answers; choose another task or other data"
         )
+    judged = splits["val"]
+    if config.train.task != "retrieval" and not any(any(judged.votes(i)) for i in range(len(judged))):
+        raise UserError(f"{judged.name}: the val split holds no answers, by which checkpoints are judged; add them")
     return create_run(folder, config, codec, answers, summary)
 
 

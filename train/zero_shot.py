@@ -5,16 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ashnets.model import AshNet
 from ashnets.text import TextCodec
 from hw.errors import UserError
 from train.data import ImageTextData
-from train.evaluate import Evaluation, image_batches, images_of, visions
+from train.evaluate import Evaluation, check_pictures, image_batches, images_of, visions
 from train.metrics.retrieval import ranks
 from train.ranks import joined_rows, own_part
 
 TEMPLATES = ("{}",)
+TEXTS = 256  # classes at a time
 
 
 @torch.no_grad()
@@ -31,23 +33,35 @@ def evaluate_zero_shot(
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(f"template '{template}' needs {{}} once, where the class goes")
+    check_pictures(model, data)
     model.eval()
-    device = next(model.parameters()).device
     classes = sorted({text for i in range(len(data)) for text in data.texts(i)})
-    by_template = []
-    for template in templates:
-        tokens = codec.encode([template.replace("{}", name) for name in classes]).to(device)
-        by_template.append(model.embed_texts(model.text(tokens), tokens))
-    names = F.normalize(torch.stack(by_template).mean(0), dim=-1)
-    batches = list(image_batches(data, samples))
-    seen = visions(model, (images_of(data, indices, device) for indices in own_part(batches)))
-    scores = joined_rows([(model.embed_images(vision.v) @ names.T).float().cpu().numpy() for vision in seen])
-    relevant = np.array([[name in data.texts(i) for name in classes] for indices in batches for i in indices])
-    found = ranks(scores, relevant)
-    metrics = {"accuracy": 100 * float(np.mean(found == 0)), "top5": 100 * float(np.mean(found < 5))}
+    column = {name: k for k, name in enumerate(classes)}
+    parts = [classes[k : k + TEXTS] for k in range(0, len(classes), TEXTS)]
+    names = torch.cat([_embedded(model, codec, part, templates) for part in parts])
+    batches = own_part(list(image_batches(data, samples)))
+    seen = visions(model, (images_of(data, indices, names.device) for indices in batches))
+    found = []
+    for indices, vision in zip(batches, seen, strict=True):
+        scores = (model.embed_images(vision.v) @ names.T).float().cpu().numpy()
+        relevant = np.zeros(scores.shape, bool)
+        for row, i in enumerate(indices):
+            relevant[row, [column[text] for text in data.texts(i)]] = True
+        found.append(np.stack([ranks(scores, relevant), scores.argmax(1)], 1))
+    placed, first = joined_rows(found).T
+    metrics = {"accuracy": 100 * float(np.mean(placed == 0)), "top5": 100 * float(np.mean(placed < 5))}
     return Evaluation(
-        metrics={**metrics, "classes": float(len(classes)), "images": float(len(scores))},
-        predictions=scores.argmax(1),
-        scores=scores,
+        metrics={**metrics, "classes": float(len(classes)), "images": float(len(placed))},
+        predictions=first,
         names=classes,
     )
+
+
+def _embedded(model: AshNet, codec: TextCodec, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """[N, K], the mean direction of each name in every template."""
+    device = next(model.parameters()).device
+    by_template = []
+    for template in templates:
+        tokens = codec.encode([template.replace("{}", name) for name in names]).to(device)
+        by_template.append(model.embed_texts(model.text(tokens), tokens))
+    return F.normalize(torch.stack(by_template).mean(0), dim=-1)

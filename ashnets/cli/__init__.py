@@ -16,6 +16,7 @@ from ashnets.cli.ablation import ablate
 from ashnets.cli.bench import bench
 from ashnets.cli.bits import search, sensitivity
 from ashnets.cli.chip import doctor, keys, report, simulate, worker
+from ashnets.cli.common import ARGUMENTS
 from ashnets.cli.data import data
 from ashnets.cli.exchange import export, run, verify
 from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
@@ -79,7 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _met(many, given[0] if given else ""):
             return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="ashnets", description=DESCRIPTION, args=given, config=(tyro.conf.FlagCreatePairsOff,)
+                COMMANDS,
+                prog="ashnets",
+                description=DESCRIPTION,
+                args=given,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                registry=ARGUMENTS,
             )
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -7,9 +7,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Device = Literal["auto", "cpu", "cuda"]
+
+
+ARGUMENTS = ConstructorRegistry()
+"""How what tyro does not know is written on the command line."""
+
+
+@ARGUMENTS.primitive_rule
+def _weights(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, float]] | None:
+    """`--train.objectives itc 1.0 stua 0.5`: these and no others."""
+    if kind.type_origin is not dict:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME WEIGHT ...]",
+        instance_from_str=_weighted,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda weights: [word for name, weight in weights.items() for word in (name, str(weight))],
+    )
+
+
+def _weighted(words: list[str]) -> dict[str, float]:
+    try:
+        return {name: float(weight) for name, weight in zip(words[::2], words[1::2], strict=True)}
+    except ValueError:
+        raise ValueError(f"'{' '.join(words)}' are no names with a weight each, as in itc 1.0 scl 0.2") from None
 
 
 def done(values: dict[str, Any], json: bool, line: str | None = None) -> int:

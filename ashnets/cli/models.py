@@ -1,6 +1,8 @@
 """Commands that make and judge models: demo, train, finetune, quantize, tune, evaluate."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +11,7 @@ import tyro
 
 from ashnets.cli.common import Device, RunFolder, done
 from ashnets.config import PRESETS
+from hw.errors import UserError
 from train.config import (
     EMBEDDED,
     RunConfig,
@@ -42,7 +45,7 @@ def train(
     /,
     train: TrainConfig = pretrain_recipe(),  # noqa: B008  (frozen)
     data: str | None = None,
-    preset: Preset = "tiny",
+    preset: Preset | None = None,
     config: Path | None = None,
     resume: bool = False,
     workers: int | None = None,
@@ -52,16 +55,22 @@ def train(
     """Pre-train a model into the new folder RUN; --resume goes on with any run that was interrupted.
 
     data: a folder of annotations and pictures in an official format, or FORMAT:FOLDER; see 'ashnets data check'.
-    config: a file that 'ashnets recipe' wrote, instead of --preset and --train.
+    preset: of the model, by default tiny. config: a file that 'ashnets recipe' wrote, instead of --preset and --train.
 
     workers: processes that make batches ahead; by default none on a CPU, one for each core but one on a GPU, at most 8.
     The result does not depend on it.
     """
     from train.stages import new_run
 
+    chosen = {"--train": train != pretrain_recipe(), "--preset": preset is not None}
     if resume:
+        _refuse(
+            "--resume", "the run's own settings", chosen | {"--config": config is not None, "--data": data is not None}
+        )
         return _resume(run, device, workers, json)
-    made = RunConfig(model=PRESETS[preset](), train=train) if config is None else read_config(config)
+    if config is not None:
+        _refuse("--config", f"the settings in {config}", chosen)
+    made = RunConfig(model=PRESETS[preset or "tiny"](), train=train) if config is None else read_config(config)
     made = replace(made, train=on_folder(made.train, data))
     opened = _made(run, lambda: new_run(run, made))
     return _train(opened, device, workers, json, next_step=f"ashnets finetune {run} RUN2")
@@ -97,8 +106,13 @@ def finetune(
     from train.stages import at_image_size, new_run
 
     start = open_run(source)
+    if start.quantized:
+        raise UserError(
+            f"{source}: is quantized, and all but its stack is frozen; fine-tune the float run that it came from"
+        )
     model = start.config.model
     if config is not None:
+        _refuse("--config", f"the settings in {config}", {"--train": train != finetune_recipe()})
         given = read_config(config)
         model, train = given.model, given.train
     if task is not None:
@@ -143,6 +157,8 @@ def quantize(
     from train.stages import qat_config, quantized_run
 
     if resume:
+        own = {"--out": out is not None, "--steps": steps is not None, "--quantizer": quantizer != "int8"}
+        _refuse("--resume", "the run's own settings", own | {"--ptq": ptq != "plain", "--distill": distill != 0})
         return _resume(source, device, workers, json)
     start = open_run(source)
     suffix = "mixed" if "=" in quantizer else quantizer.replace(":", "-")
@@ -213,18 +229,20 @@ def evaluate(
     from train.zero_shot import evaluate_zero_shot
 
     opened = open_run(run)
-    if again is not None:
-        config = opened.config
-        opened = replace(opened, config=replace(config, train=replace(config.train, again=again)))
     task = task or opened.config.train.task
     own = task == opened.config.train.task
+    if again is not None:
+        if task != "retrieval":
+            raise UserError(f"--again {again}: retrieval alone ranks again, and this evaluates '{task}'; leave it out")
+        config = opened.config
+        opened = replace(opened, config=replace(config, train=replace(config.train, again=again)))
     dataset = data or (opened.config.train.dataset if own or task == "zero_shot" else EMBEDDED[task])
     model = load_model(opened, backend, choose_device(device), keys)
     records = load(dataset, split, opened.config.model.concrete.image_size)
     if task == "zero_shot":
         result = evaluate_zero_shot(model, records, opened.codec, templates, samples)
     else:
-        ranking = ranking_of(opened) if own else None
+        ranking = ranking_of(opened) if own or again else None
         result = run_evaluation(task, model, records, opened.codec, opened.answers, samples=samples, ranking=ranking)
     for name, value in result.metrics.items():
         print(f"{name:>16}  {value:.4g}")
@@ -234,6 +252,13 @@ def evaluate(
     return done(
         {"run": str(run), "task": task, "backend": backend, "dataset": dataset, "split": split, **result.metrics}, json
     )
+
+
+def _refuse(option: str, what: str, others: dict[str, bool]) -> None:
+    """`UserError` where an option stands beside `option`, which decides what it would."""
+    beside = [name for name, given in others.items() if given]
+    if beside:
+        raise UserError(f"{option} takes {what}, and {beside[0]} would change them; leave one of the two out")
 
 
 def _made(folder: Path, make: Callable[[], Any]) -> Any:
@@ -250,7 +275,30 @@ def _made(folder: Path, make: Callable[[], Any]) -> Any:
     return open_run(folder)
 
 
-def _train(run: Any, device: str, workers: int | None, json: bool, *, init: Any = None, next_step: str) -> int:
+@contextmanager
+def _nothing_left(folder: Path, resumed: bool) -> Iterator[None]:
+    """A new run that is refused before its first checkpoint leaves no folder, so that the mended command finds none."""
+    from train import ranks
+    from train.checkpoint import newest_checkpoint
+
+    try:
+        yield
+    except UserError:
+        if not resumed and ranks.rank() == 0 and newest_checkpoint(folder) is None:
+            shutil.rmtree(folder)
+        raise
+
+
+def _train(
+    run: Any,
+    device: str,
+    workers: int | None,
+    json: bool,
+    *,
+    init: Any = None,
+    resumed: bool = False,
+    next_step: str,
+) -> int:
     from quantize.errors import stack_errors
     from train.checkpoint import newest_checkpoint
     from train.progress import training_progress
@@ -258,7 +306,7 @@ def _train(run: Any, device: str, workers: int | None, json: bool, *, init: Any 
     from train.run import choose_device, load_model, quantized_stack
     from train.stages import train_run
 
-    with training_progress(run.folder.name) as progress:
+    with training_progress(run.folder.name) as progress, _nothing_left(run.folder, resumed):
         train_run(run, choose_device(device), progress, init, workers)
     newest = newest_checkpoint(run.folder)
     assert newest is not None  # train_run has written one
@@ -278,4 +326,4 @@ def _resume(folder: Path, device: str, workers: int | None, json: bool) -> int:
 
     run = open_run(folder)
     check_resumable(run)
-    return _train(run, device, workers, json, next_step=f"ashnets evaluate {folder}")
+    return _train(run, device, workers, json, resumed=True, next_step=f"ashnets evaluate {folder}")

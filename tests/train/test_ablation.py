@@ -16,6 +16,7 @@ from hw.errors import UserError
 from tests.conftest import MICRO, micro_config
 from train.ablation import ALONE, VARIANTS, Row, ablate, deepened, table, used_parameters, verdict
 from train.config import to_dict
+from train.data import DATASETS
 
 CPU = torch.device("cpu")
 
@@ -49,6 +50,15 @@ def test_a_table_that_was_interrupted_goes_on_and_other_settings_are_refused(tmp
         ablate(tmp_path, ("retrieval",), ("both",), 1, CPU, model=MICRO, steps=3)
     with pytest.raises(UserError, match="there is no variant 'more'"):
         ablate(tmp_path, ("retrieval",), ("more",), 1, CPU, model=MICRO)
+
+
+def test_data_whose_name_has_a_dot_keeps_rows_of_its_own(tmp_path, short, monkeypatch):
+    for name in ("v1.0", "v1.1"):
+        monkeypatch.setitem(DATASETS, name, DATASETS["few_vqa"])
+    tasks = ("vqa:v1.0", "vqa:v1.1")
+    rows = ablate(tmp_path, tasks, ("both",), 1, CPU, model=MICRO)
+    assert [row.task for row in rows] == list(tasks)
+    assert [row.task for row in ablate(tmp_path, tasks, ("both",), 1, CPU, model=MICRO)] == list(tasks)
 
 
 @pytest.mark.parametrize("chain", [False, True])

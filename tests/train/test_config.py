@@ -1,12 +1,23 @@
 """Configurations survive JSON, and bad ones are refused by key."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from ashnets.config import PRESETS
 from hw.errors import UserError
-from train.config import EMBEDDED, RunConfig, finetune_recipe, for_task, from_dict, pretrain_recipe, qat_recipe, to_dict
+from train.config import (
+    EMBEDDED,
+    RunConfig,
+    TrainConfig,
+    finetune_recipe,
+    for_task,
+    from_dict,
+    pretrain_recipe,
+    qat_recipe,
+    to_dict,
+)
 from train.data import DATASETS
 
 
@@ -36,6 +47,22 @@ def test_a_bad_value_is_refused_with_its_key(path, value, message):
     inner[path[-1]] = value
     with pytest.raises(UserError, match=message):
         from_dict(RunConfig, values, "config")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("log_every", 0, "1 or more"), ("texts_per_image", 0, "1 or more"), ("seed", -1, "0 or more"),
+     ("crop", 1.5, "0 to 1"), ("lr", float("nan"), "0 or more")],
+)  # fmt: skip
+def test_a_number_that_trains_nothing_is_refused(name, value, told):
+    with pytest.raises(UserError, match=f"train.{name} is {value}; give {told}"):
+        TrainConfig(**{name: value})
+
+
+def test_another_task_leaves_what_was_chosen():
+    chosen = replace(finetune_recipe(), dataset="mine", objectives={"vqa": 1.0})
+    made = for_task(chosen, "nlvr2")
+    assert (made.task, made.dataset, made.objectives) == ("nlvr2", "mine", {"vqa": 1.0})
 
 
 @pytest.mark.parametrize("task", EMBEDDED)

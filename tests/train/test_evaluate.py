@@ -30,7 +30,9 @@ def test_the_program_through_the_bridge_answers_as_the_quantized_stack_on_every_
     _, quantized = runs
     data = load_split(quantized, "test")
     found = [
-        evaluate_answers("vqa", load_model(quantized, backend, CPU), data, quantized.codec, quantized.answers)
+        evaluate_answers(
+            "vqa", load_model(quantized, backend, CPU), data, quantized.codec, quantized.answers, keep_scores=True
+        )
         for backend in ("qat", "reference")
     ]
     assert np.array_equal(found[0].scores, found[1].scores)
@@ -82,15 +84,15 @@ def test_simulation_reports_the_rate_of_every_layer(runs):
 def test_shuffled_images_give_each_question_another_picture(runs):
     source, _ = runs
     data, model = load_split(source, "test"), load_model(source, "float", CPU)
-    right = evaluate_answers("vqa", model, data, source.codec, source.answers)
-    wrong = evaluate_answers("vqa", model, data, source.codec, source.answers, shuffle_images=True)
+    right = evaluate_answers("vqa", model, data, source.codec, source.answers, keep_scores=True)
+    wrong = evaluate_answers("vqa", model, data, source.codec, source.answers, shuffle_images=True, keep_scores=True)
     assert not np.array_equal(right.scores, wrong.scores)
     with torch.no_grad():
         model.fusion.r.zero_()
         for p in model.concrete.parameters():
             p.zero_()  # blind: then the picture cannot matter
     args = "vqa", model, data, source.codec, source.answers
-    blind = [evaluate_answers(*args, shuffle_images=s).scores for s in (False, True)]
+    blind = [evaluate_answers(*args, shuffle_images=s, keep_scores=True).scores for s in (False, True)]
     assert np.allclose(*blind)
 
 

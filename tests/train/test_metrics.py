@@ -32,6 +32,12 @@ def test_constant_scores_find_nothing():
     assert set(found.values()) == {0.0}
 
 
+def test_scores_that_are_no_numbers_find_nothing():
+    nothing = Similarities(images=np.full((20, 4), np.nan), texts=np.full((20, 4), np.nan))
+    found = rank(nothing, [str(i) for i in range(20)], np.arange(20))
+    assert set(found.recalls().values()) == {0.0}
+
+
 def test_any_caption_of_the_image_counts_and_so_does_an_image_with_the_same_id():
     scores = np.array([[0.1, 0.9, 0.5], [0.0, 0.2, 0.3]])
     found = recalls(scores, ["a", "b"], np.array([0, 0, 1]), ks=(1,))

@@ -83,7 +83,9 @@ def test_similarities_of_another_text_or_image_rank_as_the_matrix_does():
 def test_answers_are_the_evaluations(looks, stack):
     _, answers = looks
     model = load_model(answers.run, {"float": "float", "program": "reference"}[stack], CPU)
-    scores = evaluate_answers("vqa", model, answers.data, answers.run.codec, answers.run.answers, samples=3).scores
+    scores = evaluate_answers(
+        "vqa", model, answers.data, answers.run.codec, answers.run.answers, samples=3, keep_scores=True
+    ).scores
     wanted = torch.from_numpy(scores).softmax(1).numpy()
     asked = [(i, text) for i in range(3) for text in answers.data.texts(i)]
     for (i, text), row in zip(asked, wanted, strict=True):

@@ -58,7 +58,9 @@ def test_two_remote_workers_answer_as_the_program_at_home_even_if_one_is_killed_
                 after_first()
 
         model = load_model(quantized, backend, CPU)
-        return evaluate_answers("vqa", model, data, quantized.codec, quantized.answers, progress=progress).scores
+        return evaluate_answers(
+            "vqa", model, data, quantized.codec, quantized.answers, keep_scores=True, progress=progress
+        ).scores
 
     home = scores("reference")
     with worker() as one, worker() as two:

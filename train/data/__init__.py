@@ -19,6 +19,7 @@ from train.data.base import (
     collate,
     drawn_texts,
     image_array,
+    pictures_each,
 )
 from train.data.cache import CacheError, Progress, cache_folder
 from train.data.derived import easy_vqa_new
@@ -52,6 +53,7 @@ __all__ = [
     "image_array",
     "load",
     "openmoji",
+    "pictures_each",
 ]
 
 DATASETS: dict[str, Callable[..., ImageTextData]] = {
@@ -61,6 +63,7 @@ DATASETS: dict[str, Callable[..., ImageTextData]] = {
     "easy_nlvr2": easy_nlvr2,
     "easy_snli_ve": easy_snli_ve,
 }
+SPLITS = ("train", "val", "test")
 
 
 def load(
@@ -79,6 +82,8 @@ def load(
             return load_folder(*where, split, image_size)
         known = ", ".join(sorted(DATASETS))
         raise UserError(f"there is no data set '{name}'; choose one of {known}, or give a folder")
+    if split not in SPLITS:
+        raise UserError(f"{name}: has no split '{split}'; choose from {', '.join(SPLITS)}")
     return DATASETS[name](split, image_size, cache, progress)
 
 

@@ -171,6 +171,11 @@ class Batch:
             raise ValueError(f"{len(self.answers)} answers, but {len(self.votes)} sets of votes")
 
 
+def pictures_each(data: ImageTextData) -> int:
+    """How many pictures a text is about: one, or a pair."""
+    return data.image(0).size // (3 * data.image_size**2)
+
+
 def collate(
     data: ImageTextData, indices: Sequence[int] | np.ndarray, rng: np.random.Generator, texts_per_image: int | None
 ) -> Batch:

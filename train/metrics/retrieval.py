@@ -76,11 +76,11 @@ class Ranked(NamedTuple):
 def ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """Rank of each query's best relevant item: scores [Q, I], relevant bool [Q, I] -> int64 [Q].
 
-    An irrelevant item with an equal score ranks before it, so that a constant score finds nothing. Every query needs
-    a relevant item.
+    An irrelevant item with an equal score ranks before it, so that a constant score finds nothing, and neither
+    does one that is not a number. Every query needs a relevant item.
     """
     best = np.where(relevant, scores, -np.inf).max(1, keepdims=True)
-    return ((scores >= best) & ~relevant).sum(1)
+    return (~(scores < best) & ~relevant).sum(1)
 
 
 def rank(similarities: Similarities, image_ids: Sequence[str], text_image: np.ndarray) -> Ranked:
@@ -95,7 +95,7 @@ def rank(similarities: Similarities, image_ids: Sequence[str], text_image: np.nd
         np.maximum(best, np.where(relevant, rows, -np.inf).max(0), out=best)
     ir = np.zeros(len(of_text), np.int64)
     for start, rows in similarities.blocks():
-        ir += ((rows >= best) & (ids[start : start + len(rows), None] != of_text)).sum(0)
+        ir += (~(rows < best) & (ids[start : start + len(rows), None] != of_text)).sum(0)
     return Ranked(np.concatenate(tr), ir, np.concatenate(first))
 
 

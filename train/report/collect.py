@@ -83,7 +83,7 @@ def _spikes(run: Run, model: AshNet, data: ImageTextData) -> tuple[list[SpikeExa
 
 def _answers(run: Run, model: AshNet, data: ImageTextData) -> list[AnswerExample]:
     """Up to eight questions answered right and four answered wrong, each about another picture."""
-    found = evaluate_answers("vqa", model, data, run.codec, run.answers, samples=EXAMPLE_IMAGES)
+    found = evaluate_answers("vqa", model, data, run.codec, run.answers, samples=EXAMPLE_IMAGES, keep_scores=True)
     probabilities = torch.from_numpy(found.scores).softmax(1).numpy()
     right: list[AnswerExample] = []
     wrong: list[AnswerExample] = []

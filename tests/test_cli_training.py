@@ -1,0 +1,125 @@
+"""The commands that train and judge: what a user chose is what is done, or one line says why not."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ashnets.cli import main
+from tests.conftest import micro_config
+from tests.test_cli import refused
+from train.config import to_dict
+from train.data import DATASETS
+from train.run import open_run
+from train.stages import new_run, qat_config, quantized_run, train_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def source(tmp_path, few_records):
+    """A float run that answers questions."""
+    return train_run(new_run(tmp_path / "source", micro_config(steps=1, save_every=1)), CPU)
+
+
+@pytest.fixture
+def retrieval(tmp_path, few_records):
+    return train_run(new_run(tmp_path / "retrieval", micro_config("retrieval", steps=1, save_every=1)), CPU)
+
+
+def recipe(folder: Path, config) -> Path:
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(to_dict(config)))
+    return path
+
+
+SMALL = ["--train.dataset", "few_openmoji", "--train.tokenizer-data", "few_openmoji", "--train.batch", "8"]
+
+
+def test_objectives_are_chosen_with_their_weights(tmp_path, few_records, capsys):
+    wanted = ["--train.objectives", "itc", "1", "mlm", "0.5"]
+    assert main(["train", str(tmp_path / "run"), *SMALL, "--train.steps", "0", *wanted]) == 0
+    assert open_run(tmp_path / "run").config.train.objectives == {"itc": 1.0, "mlm": 0.5}
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(tmp_path / "b"), *SMALL, "--train.objectives", "itc", "1", "mlm"])
+    assert "are no names with a weight each" in capsys.readouterr().err
+    line = refused(capsys, "train", tmp_path / "b", *SMALL, "--train.objectives", "poetry", "1")
+    assert "objective 'poetry' is not known" in line
+    assert "no objective" in refused(capsys, "train", tmp_path / "b", *SMALL, "--train.objectives")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_configuration_is_not_half_taken(tmp_path, few_records, capsys):
+    path = recipe(tmp_path, micro_config("retrieval"))
+    for chosen in (["--train.steps", "7"], ["--preset", "tiny"]):
+        line = refused(capsys, "train", tmp_path / "a", "--config", path, *chosen)
+        assert f"--config takes the settings in {path}, and {chosen[0].partition('.')[0]} would change them" in line
+        line = refused(capsys, "train", tmp_path / "a", "--resume", *chosen)
+        assert "--resume takes the run's own settings" in line
+
+
+def test_finetuning_keeps_the_data_that_was_named_beside_a_task(source, tmp_path):
+    chosen = ["--task", "nlvr2", "--train.dataset", "few_pairs", "--train.batch", "8", "--train.steps", "0"]
+    assert main(["finetune", str(source.folder), str(tmp_path / "tuned"), *chosen]) == 0
+    made = open_run(tmp_path / "tuned")
+    assert (made.config.train.task, made.config.train.dataset) == ("nlvr2", "few_pairs")
+
+
+def test_a_quantized_run_is_not_fine_tuned(source, tmp_path, capsys):
+    made = train_run(quantized_run(source, tmp_path / "int8", qat_config(source, 1)), CPU, init=source)
+    line = refused(capsys, "finetune", made.folder, tmp_path / "tuned")
+    assert "is quantized, and all but its stack is frozen" in line
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_what_is_refused_before_the_first_step_leaves_no_folder(tmp_path, few_records, capsys):
+    path = recipe(tmp_path, micro_config("retrieval", init_image=str(tmp_path / "nowhere")))
+    for wrong in (["--workers", "-1"], []):
+        refused(capsys, "train", tmp_path / "run", "--config", path, *wrong)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_interrupted_before_its_first_step_is_kept(tmp_path, few_records, capsys):
+    run = new_run(tmp_path / "run", micro_config("retrieval"))
+    refused(capsys, "train", run.folder, "--resume", "--workers", "-1")
+    assert run.folder.exists()
+
+
+def test_ranking_again_is_for_retrieval_and_needs_its_head(source, retrieval, capsys):
+    assert "retrieval alone ranks again" in refused(capsys, "evaluate", source.folder, "--again", 8)
+    for run in (source, retrieval):
+        chosen = ["--task", "retrieval", "--data", "few_openmoji", "--again", 8]
+        assert "no matching head" in refused(capsys, "evaluate", run.folder, *chosen)
+
+
+def test_a_model_is_not_asked_for_what_it_never_learned(source, retrieval, capsys):
+    assert "has not learned to answer" in refused(capsys, "evaluate", retrieval.folder, "--task", "vqa")
+    for task, data in (("nlvr2", "few_pairs"), ("zero_shot", "few_pairs"), ("retrieval", "few_pairs")):
+        line = refused(capsys, "evaluate", source.folder, "--task", task, "--data", data)
+        assert "has 2 pictures to a text, and this model looks at 1" in line
+
+
+def test_answers_are_taken_from_splits_that_there_are(tmp_path, few_records, capsys):
+    path = recipe(tmp_path, micro_config("vqa", dataset="easy_vqa", answers_from=("trian",)))
+    assert "has no split 'trian'" in refused(capsys, "train", tmp_path / "run", "--config", path)
+
+
+def test_a_val_split_without_answers_cannot_judge(tmp_path, few_records, monkeypatch, capsys):
+    def silent(split, *rest):
+        made = few(split, *rest)
+        return replace(made, all_answers=()) if split == "val" else made
+
+    few = DATASETS["few_vqa"]
+    monkeypatch.setitem(DATASETS, "few_vqa", silent)
+    line = refused(capsys, "train", tmp_path / "run", "--config", recipe(tmp_path, micro_config()))
+    assert "the val split holds no answers" in line
+
+
+def test_the_model_hides_words_by_the_tokenizer_that_it_has(tmp_path, few_records):
+    """A model of BERT's numbers with a tokenizer of its own."""
+    config = micro_config("retrieval")
+    text = replace(config.model.text, special=(0, 101, 102, 103))
+    run = new_run(tmp_path / "run", replace(config, model=replace(config.model, text=text)))
+    assert run.config.model.text.special == (0, 1, 2, 3) == run.codec.special
