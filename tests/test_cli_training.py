@@ -74,6 +74,15 @@ def test_a_quantized_run_is_not_fine_tuned(source, tmp_path, capsys):
     assert not (tmp_path / "tuned").exists()
 
 
+def test_numbers_out_of_range_are_refused_at_the_start(source, tmp_path, capsys):
+    line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--spikes-alone", 2)
+    assert "spikes_alone is 2; give 0 to 1" in line
+    assert "train.lr is -1; give 0 or more" in refused(capsys, "train", tmp_path / "b", "--train.lr", -1)
+    assert "--lava-samples is 0" in refused(capsys, "demo", "--out", tmp_path / "b", "--lava-samples", 0)
+    assert "is the float run" in refused(capsys, "quantize", source.folder, "--resume")
+    assert not (tmp_path / "b").exists()
+
+
 def test_what_is_refused_before_the_first_step_leaves_no_folder(tmp_path, few_records, capsys):
     path = recipe(tmp_path, micro_config("retrieval", init_image=str(tmp_path / "nowhere")))
     for wrong in (["--workers", "-1"], []):

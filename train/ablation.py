@@ -131,6 +131,8 @@ def ablate(
     for name in variants:
         if name not in VARIANTS:
             raise UserError(f"there is no variant '{name}'; choose from {', '.join(VARIANTS)}")
+    if seeds < 1:
+        raise UserError(f"--seeds is {seeds}; train at least 1")
     unknown = [task for task in tasks if task.partition(":")[0] not in get_args(Task)]
     if unknown or not tasks:
         raise UserError(f"tasks are {', '.join(tasks) or 'none'}; choose from {', '.join(get_args(Task))}")

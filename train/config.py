@@ -99,13 +99,6 @@ class TrainConfig:
     with its part of them (FSDP2; the spiking stack of a quantized run is small, and always copied)."""
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if not least <= value <= most:
-                limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
-                raise UserError(f"train.{name} is {value:g}; give {limits}")
-
 
 _COUNTS = "batch texts_per_image answers_least save_every log_every"
 _POSITIVE = "steps lr warmup weight_decay clip rotate neighbours again save_minutes seed"
@@ -137,6 +130,15 @@ class RunConfig:
         if "itm" in self.train.objectives and not self.model.fusion.match:
             model = replace(self.model, fusion=replace(self.model.fusion, match=True))
             object.__setattr__(self, "model", model)
+
+
+def check_numbers(config: RunConfig) -> None:
+    """`UserError` where a number is none that a run can be made by."""
+    train = ((f"train.{name}", getattr(config.train, name), *limits) for name, limits in _RANGES.items())
+    for name, value, least, most in (*train, ("spikes_alone", config.model.fusion.spikes_alone, 0, 1)):
+        if not least <= value <= most:
+            limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
+            raise UserError(f"{name} is {value:g}; give {limits}")
 
 
 def pretrain_recipe() -> TrainConfig:

@@ -21,7 +21,7 @@ from quantize.errors import refuse_crushed
 from quantize.ptq import calibrated, settled, steps_of
 from train import ranks
 from train.checkpoint import best_checkpoint, newest_checkpoint
-from train.config import RunConfig, TrainConfig, qat_recipe, tune_recipe
+from train.config import RunConfig, TrainConfig, check_numbers, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load, pictures_each
 from train.evaluate import Ranking, image_batches, images_of
 from train.loader import workers_for
@@ -71,6 +71,7 @@ def at_image_size(model: ModelConfig, size: int) -> ModelConfig:
 def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> Run:
     """A run that was not trained yet, of a model that takes as many images with a text as the data has. Without a
     codec, one is learned from the training texts of `tokenizer_data`."""
+    check_numbers(config)
     check_objectives(config)
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)

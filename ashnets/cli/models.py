@@ -35,6 +35,8 @@ def demo(
     from train.demo import run_demo
     from train.run import choose_device
 
+    if lava_samples < 1:
+        raise UserError(f"--lava-samples is {lava_samples}; compare at least 1")
     values = run_demo(out, seed, lava_samples, choose_device(device))
     done(values, json, f"wrote {values['report']}: open it in a browser")
     return 1 if values["mismatching_spikes_qat_reference"] or values["mismatching_spikes_lava_reference"] else 0
@@ -159,6 +161,8 @@ def quantize(
     if resume:
         own = {"--out": out is not None, "--steps": steps is not None, "--quantizer": quantizer != "int8"}
         _refuse("--resume", "the run's own settings", own | {"--ptq": ptq != "plain", "--distill": distill != 0})
+        if not open_run(source).quantized:
+            raise UserError(f"{source}: is the float run; --resume takes the quantized one that was interrupted")
         return _resume(source, device, workers, json)
     start = open_run(source)
     suffix = "mixed" if "=" in quantizer else quantizer.replace(":", "-")

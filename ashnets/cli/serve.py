@@ -23,7 +23,7 @@ def serve(
     device: Device = "auto",
 ) -> int:
     """A page to look at runs with, until Ctrl-C: type a text and see pictures, give a picture and see captions and
-    answers, with the spikes behind them. It needs gradio: pip install ashnets[serve].
+    answers, with the spikes behind them. It needs gradio: pip install gradio.
 
     RUN: one that retrieves, one that answers questions or judges hypotheses, or both. A quantized run also has a switch
     between the float stack, its program and Lava.

@@ -48,6 +48,8 @@ def test_a_table_that_was_interrupted_goes_on_and_other_settings_are_refused(tmp
     ]
     with pytest.raises(UserError, match="was made with other settings"):
         ablate(tmp_path, ("retrieval",), ("both",), 1, CPU, model=MICRO, steps=3)
+    with pytest.raises(UserError, match="--seeds is 0; train at least 1"):
+        ablate(tmp_path, ("retrieval",), ("both",), 0, CPU, model=MICRO)
     with pytest.raises(UserError, match="there is no variant 'more'"):
         ablate(tmp_path, ("retrieval",), ("more",), 1, CPU, model=MICRO)
 

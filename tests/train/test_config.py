@@ -11,6 +11,7 @@ from train.config import (
     EMBEDDED,
     RunConfig,
     TrainConfig,
+    check_numbers,
     finetune_recipe,
     for_task,
     from_dict,
@@ -56,7 +57,7 @@ def test_a_bad_value_is_refused_with_its_key(path, value, message):
 )  # fmt: skip
 def test_a_number_that_trains_nothing_is_refused(name, value, told):
     with pytest.raises(UserError, match=f"train.{name} is {value}; give {told}"):
-        TrainConfig(**{name: value})
+        check_numbers(RunConfig(train=TrainConfig(**{name: value})))
 
 
 def test_another_task_leaves_what_was_chosen():

@@ -32,7 +32,7 @@ _WAYS = "float: as it was trained. program: the chip's integers. Lava: the same 
 
 def build(search: Search | None, answers: Answers | None, folder: Path) -> Any:
     """The page as gradio's `Blocks`. folder: where pictures to try are put, as long as the page is served."""
-    gr = require("gradio", "ashnets[serve]")
+    gr = require("gradio", "gradio")
     with gr.Blocks(analytics_enabled=False, title="ashnets", delete_cache=(600, 3600)) as blocks:
         gr.Markdown("# ashnets\nAn artificial and a spiking network look at pictures together.")
         if search is not None:
@@ -70,7 +70,7 @@ def served(
 
     login: name and password that visitors need. certificate: its file and its key's, for https.
     """
-    gr = require("gradio", "ashnets[serve]")
+    gr = require("gradio", "gradio")
     with tempfile.TemporaryDirectory(prefix="ashnets-serve-") as folder:
         blocks = build(search, answers, Path(folder))
         _, address, _ = blocks.launch(
