@@ -214,16 +214,16 @@ def json_line(line: str) -> Any:
         raise RecordError(f"not JSON ({error}); fetch the file again") from error
 
 
-def table_rows(path: Path) -> tuple[list[str], Iterator[dict[str, str]]]:
-    """The header and the rows of a .csv or .tsv file."""
+def table_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header and the rows of a .csv or .tsv file, each with the number of its (last) line."""
     reader = csv.reader(lines_with_ends(path), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     header = _next_row(path, reader)
     if header is None:
         raise UserError(f"{path}: is empty; its first line names the columns, for example image,caption,split")
 
-    def rows() -> Iterator[dict[str, str]]:
+    def rows() -> Iterator[tuple[int, list[str]]]:
         while (row := _next_row(path, reader)) is not None:
-            yield dict(zip(header, row, strict=False))
+            yield reader.line_num, row
 
     return header, rows()
 

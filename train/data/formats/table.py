@@ -34,10 +34,17 @@ def read_table(root: Path, split: str) -> Found:
                 f"{path}: there is no column '{missing[0]}' among {', '.join(header)}; known columns: "
                 f"{', '.join(COLUMNS)}"
             )
+        if twice := [column for column in COLUMNS if header.count(column) > 1]:
+            raise UserError(f"{path}: column '{twice[0]}' is there {header.count(twice[0])} times; keep one")
 
-        def take(row: dict[str, Any], where: str, path: Path = path, text: str = text, header: list = header) -> None:
-            if len(row) < len(header):
-                raise RecordError(f"has {len(row)} fields, the header {len(header)}")
+        def take(line: Any, where: str, path: Path = path, text: str = text, header: list = header) -> None:
+            number, fields = line
+            if len(fields) != len(header):
+                raise RecordError(
+                    f"has {len(fields)} fields on line {number}, the header {len(header)}; quote a field that holds "
+                    "commas or tabs"
+                )
+            row = dict(zip(header, fields, strict=True))
             its = row.get("split", split) if path.stem in TABLES else split
             if its not in SPLITS:
                 raise RecordError(f"split is '{its}', expected one of {', '.join(SPLITS)}")
