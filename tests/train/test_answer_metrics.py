@@ -93,6 +93,7 @@ def test_a_sentence_is_consistent_only_if_it_is_right_over_every_pair():
     found = with_consistency(ids, right, ["True"] * 5, [""] * 5)
     assert found == {"accuracy": 80.0, "consistency": pytest.approx(200 / 3)}
     assert with_consistency(ids, right, [said[0] for said in right], [""] * 5)["consistency"] == 100
+    assert with_consistency([*ids[:4], "p0.png+p1.png#0"], right, ["True"] * 5, [""] * 5) == {"accuracy": 80.0}
 
 
 def test_each_class_has_its_own_accuracy():

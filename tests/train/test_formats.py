@@ -11,7 +11,7 @@ import pytest
 from ashnets.cli import main
 from hw.errors import UserError
 from tests.train.official import MAKERS, dump, encoded, picture, shard
-from train.data import load
+from train.data import collate, load
 from train.data.check import check_folder
 from train.data.formats import FORMATS, detect, open_folder
 
@@ -225,6 +225,28 @@ def test_annotators_disagree_and_the_answer_to_learn_is_in_its_official_form(tmp
     assert test.answers(0) == ()
     assert test.votes(0) == ((), ())
     assert test.kinds(0) == ()
+
+
+def test_a_question_without_an_answer_is_refused_where_others_have_one(tmp_path):
+    rows = ["image,question,answer,split", "0.png,a?,red,train", "1.png,b?, ,train", "0.png,c?,,test", "1.png,d?,,test"]
+    (tmp_path / "questions.csv").write_text("\n".join(rows))
+    for k in (0, 1):
+        picture(tmp_path / f"{k}.png", k)
+    with pytest.raises(
+        UserError, match=r"questions.csv: row 2: has no answer, and other rows of its split have; write"
+    ):
+        load(str(tmp_path), "train", 8)
+    report, _, test = check_folder("table", tmp_path)
+    assert (report.summary()["missing"], report.answers, test.problems) == (1, {"red": 1}, [])
+    assert [load(str(tmp_path), "test", 8).answers(i) for i in (0, 1)] == [(), ()]
+
+
+def test_every_question_has_its_place_among_the_answers_where_any_has_one(tmp_path):
+    MAKERS["vqa"](tmp_path)
+    rewrite(tmp_path / NOTES, lambda v: [a.update(multiple_choice_answer="the") for a in v["annotations"][:2]])
+    data = load(str(tmp_path), "train", 8)
+    assert [data.answers(i) for i in range(3)] == [("", ""), ("2", "yes"), ("2", "yes")]
+    assert collate(data, [0, 1, 2], np.random.default_rng(0), None).answers == ["", "", "2", "yes", "2", "yes"]
 
 
 def test_texts_of_any_script_come_through(tmp_path):

@@ -62,7 +62,7 @@ def _report(data: ImageTextData, problems: list[Problem], progress: Progress | N
     for i in range(len(data)):
         count = len(data.texts(i))
         texts, most = texts + count, max(most, count)
-        answers.update(data.answers(i))
+        answers.update(answer for answer in data.answers(i) if answer)
         try:
             data.image(i)
         except ImageError as error:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,11 @@ class FileData:
         return tuple(text.text for text in self.records[i].texts)
 
     def answers(self, i: int) -> tuple[str, ...]:
-        found = tuple(text.answer for text in self.records[i].texts)
-        return found if any(found) else ()
+        return tuple(text.answer for text in self.records[i].texts) if self._answered else ()
+
+    @cached_property
+    def _answered(self) -> bool:
+        return any(text.answer for record in self.records for text in record.texts)
 
     def votes(self, i: int) -> tuple[tuple[str, ...], ...]:
         return tuple(text.votes for text in self.records[i].texts)

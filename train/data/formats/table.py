@@ -5,7 +5,7 @@ from typing import Any
 
 from hw.errors import UserError
 from train.data.base import SPLITS
-from train.data.formats.base import Found, Pictures, RecordError, Text, only, table_rows
+from train.data.formats.base import Found, Pictures, Problem, RecordError, Text, only, table_rows
 
 COLUMNS = ("image", "image2", "caption", "question", "answer", "split", "image_id", "id")
 TABLES = ("captions", "questions", "data")
@@ -23,7 +23,7 @@ def read_table(root: Path, split: str) -> Found:
     """Columns `image` and `caption`, or `image`, `question` and `answer`, with `image2` for pairs. `split` tells train,
     val and test apart in a table of all; `image_id` is equal for pictures of the same thing, by default the file's
     name; `id` names a row. Other columns are left alone."""
-    found, pictures = Found(), Pictures(root)
+    found, pictures, unanswered = Found(), Pictures(root), list[str]()
     for path in table_files(root, split):
         header, rows = table_rows(path)
         text = "question" if "question" in header else "caption"
@@ -55,6 +55,11 @@ def read_table(root: Path, split: str) -> Found:
             said = Text(text=row[text], name=row.get("id", ""), answer=answer, votes=(answer,) if answer else ())
             paths = tuple(pictures.find(name) for name in names)
             found.add(row.get("image_id") or "+".join(names), paths, said, where)
+            if text == "question" and not answer:
+                unanswered.append(where)
 
         found.each(path, rows, take, "row")
+    if any(text.answer for record in found.records.values() for text in record.texts):
+        what = "has no answer, and other rows of its split have; write one, or leave the row out"
+        found.problems += [Problem(where, what, "missing") for where in unanswered]
     return found
