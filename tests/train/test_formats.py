@@ -14,6 +14,7 @@ from tests.train.official import MAKERS, dump, encoded, picture, shard
 from train.data import collate, load
 from train.data.check import check_folder
 from train.data.formats import FORMATS, detect, open_folder
+from train.metrics.retrieval import Similarities, rank
 
 # (records, texts) of train, val and test; None where the format has no such split
 COUNTS = {
@@ -247,6 +248,21 @@ def test_every_question_has_its_place_among_the_answers_where_any_has_one(tmp_pa
     data = load(str(tmp_path), "train", 8)
     assert [data.answers(i) for i in range(3)] == [("", ""), ("2", "yes"), ("2", "yes")]
     assert collate(data, [0, 1, 2], np.random.default_rng(0), None).answers == ["", "", "2", "yes", "2", "yes"]
+
+
+def test_pictures_of_a_table_that_share_an_id_are_the_same_thing(tmp_path):
+    rows = [f"{k}.png,a mug {k // 2},mug{k // 2},{s},{n}" for s in ("train", "val") for k in range(4) for n in "ab"]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption,image_id,split,note", *rows]))
+    for k in range(4):
+        picture(tmp_path / f"{k}.png", k)
+    data = load(str(tmp_path), "train", 8)
+    assert [data.image_id(i) for i in range(len(data))] == ["mug0", "mug0", "mug1", "mug1"]
+    assert [data.records[i].images[0].name for i in range(4)] == ["0.png", "1.png", "2.png", "3.png"]
+    assert [data.text_ids(i) for i in (0, 1)] == [("mug0#0", "mug0#1"), ("mug0#2", "mug0#3")]
+    ids, near = [data.image_id(i) for i in range(4)], np.repeat(np.eye(2), 2, 0)
+    assert set(rank(Similarities(images=near, texts=near), ids, np.arange(4)).recalls().values()) == {100.0}
+    assert [report.summary()["images"] for report in check_folder("table", tmp_path)] == [4, 4, 0]
+    assert all(not report.problems for report in check_folder("table", tmp_path))
 
 
 def test_texts_of_any_script_come_through(tmp_path):

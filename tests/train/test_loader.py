@@ -9,6 +9,7 @@ import torch
 
 from hw.errors import UserError
 from tests.conftest import micro_config
+from tests.train.official import picture
 from tests.train.test_loop import same
 from train.loader import Batches, load_ahead, workers_for
 from train.run import open_run
@@ -53,6 +54,18 @@ def test_a_run_ends_with_the_same_bits_with_and_without_processes_that_make_batc
     alone = train_run(new_run(tmp_path / "alone", config), CPU)
     beside = train_run(new_run(tmp_path / "beside", config), CPU, workers=2)
     assert same(alone.folder, beside.folder)
+
+
+def test_pictures_that_share_an_id_are_never_in_one_batch(tmp_path):
+    rows = [f"{k}.png,a mug {k // 2},mug{k // 2},{split}" for split in ("train", "val") for k in range(6)]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption,image_id,split", *rows]))
+    for k in range(6):
+        picture(tmp_path / f"{k}.png", k)
+    given = {"dataset": str(tmp_path), "tokenizer_data": (str(tmp_path),), "batch": 3}
+    run = new_run(tmp_path / "run", micro_config("retrieval", **given))
+    made = Batches(run, load_split(run, "train"))
+    assert [made.data.image_id(i) for of in made.groups for i in of] == [f"mug{k // 2}" for k in range(6)]
+    assert all(sorted(made[step].image_ids.tolist()) == [0, 1, 2] for step in range(9))
 
 
 class Broken:

@@ -7,8 +7,9 @@ tell all of it at once, and training can refuse the first.
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ class Text:
 
 @dataclass(slots=True)
 class Record:
-    """Texts about one image, or about a pair. where: the first line that speaks of it."""
+    """Texts about one image, or about a pair. image_id: equal for images of the same thing. where: the first line that
+    speaks of it."""
 
     image_id: str
     images: tuple[Path, ...]
@@ -61,30 +63,35 @@ class Record:
 
 @dataclass(kw_only=True)
 class Found:
-    """What a reader makes of a split: records by image id, in the order of the files, and problems."""
+    """What a reader makes of a split: records by image id, or by a key of their own, in the order of the files, and
+    problems."""
 
     records: dict[str, Record] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     names: set[str] = field(default_factory=set)  # of texts
+    counts: Counter[str] = field(default_factory=Counter)  # of texts, by image id
 
-    def add(self, image_id: str, images: tuple[Path, ...], text: Text, where: str) -> None:
-        """Add a text to the record of its image. `RecordError` where its name was there before, or its images are not
-        those of the record."""
+    def add(self, image_id: str, images: tuple[Path, ...], text: Text, where: str, key: str | None = None) -> None:
+        """Add a text to the record of its image; one without a name is called IMAGE_ID#NUMBER. key: the record's, where
+        several may share an image id. `RecordError` where its name was there before, or its images are not those of
+        the record."""
         if not text.text.strip():
             raise RecordError("has an empty text; write one, or leave the record out")
         if any("\ud800" <= sign <= "\udfff" for sign in text.text):
             raise RecordError("has half a character (a lone surrogate) in its text; write it anew")
-        if text.name and text.name in self.names:
-            raise RecordError(f"'{text.name}' was there before; every text needs a name of its own", "duplicate")
-        record = self.records.setdefault(image_id, Record(image_id, images, where))
+        name = text.name or f"{image_id}#{self.counts[image_id]}"
+        if name in self.names:
+            raise RecordError(f"'{name}' was there before; every text needs a name of its own", "duplicate")
+        record = self.records.setdefault(image_id if key is None else key, Record(image_id, images, where))
         if record.images != images:
             raise RecordError(
                 f"image id '{image_id}' stands for {images[0].name} here, for {record.images[0].name} at "
                 f"{record.where}; one id is one image",
                 "duplicate",
             )
-        self.names.add(text.name)
-        record.texts.append(text)
+        self.names.add(name)
+        self.counts[image_id] += 1
+        record.texts.append(replace(text, name=name))
 
     def each(self, path: Path, rows: Iterable[Any], take: Callable[[Any, str], None], what: str = "record") -> None:
         """`take` every row; what it refuses becomes a problem that names file and row, counted from 1."""

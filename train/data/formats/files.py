@@ -62,7 +62,7 @@ class FileData:
         return tuple(text.votes for text in self.records[i].texts)
 
     def text_ids(self, i: int) -> tuple[str, ...]:
-        return tuple(text.name or f"{self.image_id(i)}#{k}" for k, text in enumerate(self.records[i].texts))
+        return tuple(text.name for text in self.records[i].texts)
 
     def kinds(self, i: int) -> tuple[str, ...]:
         found = tuple(text.kind for text in self.records[i].texts)

@@ -54,7 +54,8 @@ def read_table(root: Path, split: str) -> Found:
             answer = row["answer"].strip() if text == "question" else ""
             said = Text(text=row[text], name=row.get("id", ""), answer=answer, votes=(answer,) if answer else ())
             paths = tuple(pictures.find(name) for name in names)
-            found.add(row.get("image_id") or "+".join(names), paths, said, where)
+            image = row.get("image_id") or "+".join(names)
+            found.add(image, paths, said, where, key="\0".join([image, *map(str, paths)]))
             if text == "question" and not answer:
                 unanswered.append(where)
 
