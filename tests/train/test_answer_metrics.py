@@ -109,6 +109,8 @@ def test_lone_annotators_are_judged_by_answer_type_too():
     found = by_votes(list("abcd"), votes, ["yes", "yes", "red", "blue"], ["yes/no", "yes/no", "color", ""])
     assert found == {"accuracy": 50.0, "accuracy_yes/no": 50.0, "accuracy_color": 100.0}
     assert by_votes(["a"], [("yes",)], ["no"], [""]) == exact([("yes",)], ["no"]) == {"accuracy": 0.0}
+    loose = by_votes(list("abc"), [("Two",), ("The dog",), ("cat",)], ["2", "dog", "The Dog"], ["", "other", ""])
+    assert loose == {"accuracy": pytest.approx(200 / 3), "accuracy_other": 100.0}
 
 
 def test_several_annotators_are_evaluated_as_the_official_script_does(tmp_path, few_records):

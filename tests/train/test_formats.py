@@ -15,6 +15,7 @@ from train.data import collate, load
 from train.data.check import check_folder
 from train.data.formats import FORMATS, detect, open_folder
 from train.metrics.retrieval import Similarities, rank
+from train.metrics.vqa import soft_scores
 
 # (records, texts) of train, val and test; None where the format has no such split
 COUNTS = {
@@ -263,6 +264,20 @@ def test_pictures_of_a_table_that_share_an_id_are_the_same_thing(tmp_path):
     assert set(rank(Similarities(images=near, texts=near), ids, np.arange(4)).recalls().values()) == {100.0}
     assert [report.summary()["images"] for report in check_folder("table", tmp_path)] == [4, 4, 0]
     assert all(not report.problems for report in check_folder("table", tmp_path))
+
+
+def test_what_a_lone_annotator_said_is_in_the_form_that_is_learned(tmp_path):
+    MAKERS["vqa"](tmp_path)
+
+    def lone(value: dict) -> None:
+        for row, said in zip(value["annotations"], ("Two", "The dog") * 3, strict=True):
+            row.update(multiple_choice_answer=said, answers=[{"answer": said, "answer_id": 1}])
+
+    rewrite(tmp_path / NOTES, lone)
+    data = load(str(tmp_path), "train", 8)
+    for i in range(len(data)):
+        assert data.answers(i) == ("2", "dog")
+        assert [soft_scores(votes) for votes in data.votes(i)] == [{"2": 1.0}, {"dog": 1.0}]
 
 
 def test_texts_of_any_script_come_through(tmp_path):

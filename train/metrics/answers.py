@@ -8,7 +8,7 @@ the first.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 
-from train.metrics.vqa import evaluate
+from train.metrics.vqa import evaluate, normalise_answer
 
 Votes = Sequence[Sequence[str]]
 Metric = Callable[[Sequence[str], Votes, Sequence[str], Sequence[str]], dict[str, float]]
@@ -22,10 +22,12 @@ def exact(votes: Votes, given: Sequence[str]) -> dict[str, float]:
 
 def by_votes(ids: Sequence[str], votes: Votes, given: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
     """VQA, and each type of answer by itself: the official accuracy where questions have several annotators, else the
-    share that is right."""
+    share that is right, compared in the official normal form."""
     if max(map(len, votes)) > 1:
         told: dict[Hashable, str] = {name: kind for name, kind in zip(ids, kinds, strict=True) if kind}
         return evaluate(dict(zip(ids, given, strict=True)), dict(zip(ids, votes, strict=True)), told)
+    votes = [[normalise_answer(vote) for vote in said] for said in votes]
+    given = [normalise_answer(answer) for answer in given]
     return exact(votes, given) | _by_group(votes, given, kinds)
 
 

@@ -35,7 +35,7 @@ def vqa_files(root: Path, split: str) -> list[Path]:
 
 def read_vqa(root: Path, split: str) -> Found:
     """Questions, joined with ten annotators' answers where there are any (Goyal et al. 2017). To learn from is the most
-    common answer in its normal form."""
+    common answer in its normal form; what a lone annotator said is kept in that form too."""
     found, pictures = Found(), Pictures(root)
     questions, *annotations = vqa_files(root, split)
     subset = questions.stem.removesuffix("_questions").rpartition("_")[2].replace("test-dev", "test")
@@ -50,6 +50,7 @@ def read_vqa(root: Path, split: str) -> Found:
             if not said:
                 raise RecordError("'answers' is empty; every question needs an annotator")
             kind = string(row, "answer_type") if "answer_type" in row else ""
+            said = said if len(said) > 1 else (normalise_answer(said[0]),)
             answered[name] = (name_of(row, "image_id"), string(row, "multiple_choice_answer"), said, kind)
 
         found.each(path, json_rows(path, "annotations"), keep, "annotation")
