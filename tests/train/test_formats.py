@@ -322,6 +322,47 @@ def test_a_shard_is_read_in_place_and_its_problems_are_counted(tmp_path):
     assert check_folder("shards", tmp_path)[0].summary()["broken"] == 1
 
 
+def test_a_key_is_a_folder_and_a_name_up_to_the_first_dot(tmp_path):
+    for number, folder in enumerate(("./", "cc3m.v1/", "cc3m.v1/a/", "")):
+        content = {f"{folder}{k}{end}": data for k in "01" for end, data in ((".jpg", encoded(1)), (".txt", b"a ball"))}
+        extra = {f"{folder}._0.jpg": b"", f"{folder}._0.txt": b"", f"{folder}0.seg.png": b""}
+        shard(tmp_path / f"train-{number}.tar", content | extra)
+    data, problems = open_folder("shards", tmp_path, "train", 8)
+    assert (len(data), problems) == (8, [])
+
+
+def test_ids_of_shards_with_one_name_in_two_folders_are_apart(tmp_path):
+    for folder in ("train-a", "train-b"):
+        shard(tmp_path / folder / "00000.tar", {"0.jpg": encoded(0), "0.txt": b"a ball"})
+    data = load(str(tmp_path), "train", 8)
+    assert [data.image_id(i) for i in range(2)] == ["train-a/00000@512", "train-b/00000@512"]
+    assert data.text_ids(0) != data.text_ids(1)
+
+
+def test_captions_that_are_no_text_and_shards_without_samples_are_counted(tmp_path):
+    for name, caption in (("a", b"a ball"), ("b", b"caf\xe9"), ("c", b" \n ")):
+        shard(tmp_path / f"train-{name}.tar", {"0.png": encoded(1), "0.txt": caption})
+    shard(tmp_path / "train-d.tar", {"0.cls": b"1", "0.jpeg2000": b""})
+    report = check_folder("shards", tmp_path)[0]
+    assert (report.images, report.summary()["record"], report.summary()["missing"]) == (1, 2, 1)
+    told = [str(problem).removeprefix(f"{tmp_path}/") for problem in report.problems]
+    assert told[:2] == [
+        "train-b.tar: 0: its caption is not UTF-8; write it anew, or leave the sample out",
+        "train-c.tar: 0: has an empty caption; write one, or leave the sample out",
+    ]
+    assert told[2].startswith("train-d.tar: 2 files: no sample among them, '0.cls' first; it takes KEY.jpg (jpg,")
+    with pytest.raises(UserError, match=r"train-b.tar: 0: its caption is not UTF-8.* \(and 2 more: "):
+        load(f"shards:{tmp_path}", "train", 8)
+
+
+def test_a_folder_without_any_split_is_refused_by_the_check(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(["data", "check", "vqa:empty"]) == 2
+    assert "empty: has no split in the format vqa; expected v2_OpenEnded_mscoco_" in capsys.readouterr().err
+    assert not (tmp_path / "empty.png").exists()
+
+
 def test_one_shard_serves_any_number_of_readers_and_a_changed_one_is_indexed_anew(tmp_path):
     shard(tmp_path / "train-0.tar", {"a.jpg": encoded(0), "a.txt": b"one"})
     first = load(str(tmp_path), "train", 8)

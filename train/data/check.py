@@ -13,7 +13,7 @@ from hw.artifact import staged_file
 from hw.images import ImageError
 from train.data.base import SPLITS, ImageTextData
 from train.data.cache import Progress
-from train.data.formats import FORMATS, open_folder
+from train.data.formats import FORMATS, NoSplitError, open_folder
 from train.data.formats.base import Problem
 
 COLUMNS, ROWS, TILE, LINE = 6, 4, 160, 14
@@ -43,12 +43,13 @@ class Report:
 
 
 def check_folder(kind: str, root: Path, sheet: Path | None = None, progress: Progress | None = None) -> list[Report]:
-    """A report on every split that the folder has. Every picture is decoded. sheet: where to draw samples of the
-    first split."""
+    """A report on every split that the folder has; `NoSplitError` where it has none. Every picture is decoded. sheet:
+    where to draw samples of the first split."""
     reports = []
-    for split in SPLITS:
-        if not FORMATS[kind].files(root, split):
-            continue
+    splits = [split for split in SPLITS if FORMATS[kind].files(root, split)]
+    if not splits:
+        raise NoSplitError(f"{root}: has no split in the format {kind}; expected {FORMATS[kind].about}")
+    for split in splits:
         data, problems = open_folder(kind, root, split, TILE)
         reports.append(_report(data, list(problems), progress))
         if sheet is not None and len(reports) == 1:

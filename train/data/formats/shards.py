@@ -11,7 +11,7 @@ import json
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from train.data.formats.base import Problem
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 COLUMNS = 5  # shard, picture's offset and size, caption's offset and size
+INDEX = 2  # changes with what `_scan` finds, so that no older index is taken from the cache
 
 
 def shard_files(root: Path, split: str) -> list[Path]:
@@ -46,6 +47,7 @@ class ShardData:
     name: str
     split: str
     image_size: int
+    root: Path
     shards: tuple[Path, ...]
     index: np.ndarray = field(repr=False)  # int64 [samples, COLUMNS]
 
@@ -66,8 +68,9 @@ class ShardData:
             raise ImageError(f"{self.where(i)}: {error}") from error
 
     def image_id(self, i: int) -> str:
+        """SHARD@OFFSET, the shard with its folder below the root."""
         shard, offset = self.index[i, :2]
-        return f"{self.shards[shard].stem}@{offset}"
+        return f"{self._below(self.shards[shard]).removesuffix('.tar')}@{offset}"
 
     def texts(self, i: int) -> tuple[str, ...]:
         try:
@@ -89,10 +92,13 @@ class ShardData:
 
     @property
     def fingerprint(self) -> str:
-        """Over the names of the shards and where their samples lie."""
-        digest = hashlib.sha256(json.dumps([self.image_size, *(p.name for p in self.shards)]).encode())
+        """Over the names of the shards, with their folders, and where their samples lie."""
+        digest = hashlib.sha256(json.dumps([self.image_size, *map(self._below, self.shards)]).encode())
         digest.update(np.ascontiguousarray(self.index).tobytes())
         return digest.hexdigest()
+
+    def _below(self, shard: Path) -> str:
+        return shard.relative_to(self.root).as_posix()
 
     def _read(self, i: int, column: int) -> bytes:
         shard = self.shards[self.index[i, 0]]
@@ -115,14 +121,15 @@ def open_shards(name: str, root: Path, split: str, image_size: int) -> tuple[Sha
         rows.append(np.concatenate([np.full((len(found), 1), number), found], 1).astype(np.int64))
         problems += wrong
     index = np.concatenate(rows) if rows else np.zeros((0, COLUMNS), np.int64)
-    data = ShardData(name=name, split=split, image_size=image_size, shards=tuple(shards), index=index)
-    return data, problems
+    return ShardData(
+        name=name, split=split, image_size=image_size, root=root, shards=tuple(shards), index=index
+    ), problems
 
 
 def _index(shard: Path) -> tuple[np.ndarray, list[Problem]]:
     """int64 [samples, 4] of one shard, from the cache where it is there."""
     state = shard.stat()
-    key = hashlib.sha256(f"{shard.absolute()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:20]
+    key = hashlib.sha256(f"{INDEX} {shard.absolute()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:20]
     kept = cache_folder() / f"shard-{key}.json"
     if kept.exists():
         found = json.loads(kept.read_text(encoding="utf-8"))
@@ -135,11 +142,12 @@ def _index(shard: Path) -> tuple[np.ndarray, list[Problem]]:
 
 
 def _scan(shard: Path) -> dict[str, list]:
-    """Where every sample of a shard lies. A caption is KEY.txt, else `caption` of KEY.json is of no use here: it would
-    have to be unpacked."""
+    """Where every sample of a shard lies. As in webdataset, a key is a file's folder and its name up to the first dot.
+    A caption is KEY.txt, else `caption` of KEY.json is of no use here: it would have to be unpacked."""
     pictures: dict[str, tuple[int, int]] = {}
     captions: dict[str, tuple[int, int]] = {}
     problems: list[tuple[str, str, str]] = []
+    others: list[str] = []
     try:
         archive: Any = tarfile.open(shard, "r:")  # noqa: SIM115
         with archive as tar:
@@ -147,9 +155,12 @@ def _scan(shard: Path) -> dict[str, list]:
                 tar.members.clear()  # it would remember all of them
                 if not member.isfile():
                     continue
-                key, _, ending = member.name.partition(".")
+                folder, slash, file = member.name.rpartition("/")
+                stem, _, ending = file.partition(".")
+                key = f"{folder}{slash}{stem}"
                 kinds = pictures if ending.lower() in PICTURES else captions if ending == "txt" else None
-                if kinds is None:
+                if kinds is None or not stem:
+                    others.append(member.name)
                     continue
                 if key in kinds:
                     problems.append((member.name, "was there before; every key is one sample", "duplicate"))
@@ -157,19 +168,35 @@ def _scan(shard: Path) -> dict[str, list]:
                 kinds[key] = (member.offset_data, member.size)
     except tarfile.TarError as error:
         raise UserError(f"{shard}: not a whole uncompressed tar file ({error}); fetch it again") from error
+    samples = []
     with shard.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 512))
         if any(file.read()):
             raise UserError(f"{shard}: does not end as a tar file does, so it was cut short; fetch it again")
-    samples = []
-    for key, (offset, length) in pictures.items():
-        if key not in captions:
-            problems.append((key, "has a picture and no KEY.txt; leave it out", "missing"))
-        elif captions[key][1] == 0:
-            problems.append((key, "has an empty caption", "record"))
-        else:
-            samples.append([offset, length, *captions[key]])
+        for key, (offset, length) in pictures.items():
+            if key not in captions:
+                problems.append((key, "has a picture and no KEY.txt; leave it out", "missing"))
+            elif fault := _fault(file, *captions[key]):
+                problems.append((key, fault, "record"))
+            else:
+                samples.append([offset, length, *captions[key]])
     for key in captions.keys() - pictures.keys():
         problems.append((key, f"has a caption and no picture ({', '.join(PICTURES)})", "missing"))
+    if others and not pictures and not captions:
+        what = f"no sample among them, '{others[0]}' first; it takes KEY.jpg ({', '.join(PICTURES)}) and KEY.txt"
+        problems.append((f"{len(others)} files", what, "missing"))
     return {"samples": samples, "problems": sorted(problems)}
+
+
+def _fault(file: BinaryIO, offset: int, size: int) -> str:
+    """What is wrong with a caption, if anything is."""
+    file.seek(offset)
+    try:
+        return (
+            ""
+            if file.read(size).decode("utf-8").strip()
+            else "has an empty caption; write one, or leave the sample out"
+        )
+    except UnicodeDecodeError:
+        return "its caption is not UTF-8; write it anew, or leave the sample out"
