@@ -114,8 +114,9 @@ def train_run(
     data = load_split(run, "train")
     if data.fingerprint != run.data["fingerprint"]:
         raise UserError(
-            f"{run.folder}: data set '{data.name}' is not the one that the run started with ; "
-            "install the package versions of requirements.lock, or start a new run"
+            f"{run.folder}: data set '{data.name}' is not the one that the run started with; "
+            "put its records and pictures back as they were (where a package holds them, install the version of "
+            "requirements.lock), or start a new run"
         )
     workers = workers_for(device) if workers is None else workers
     if workers < 0:

@@ -535,17 +535,19 @@ def test_ids_of_one_folder_twice_are_apart(tmp_path):
     assert len({data.image_id(i) for i in range(len(data))}) == 12
 
 
-def test_the_fingerprint_feels_every_text_answer_and_picture(tmp_path):
+def test_the_fingerprint_feels_every_text_answer_and_place_but_not_a_picture_that_was_mended(tmp_path):
     MAKERS["vqa"](tmp_path)
     before = load(str(tmp_path), "train", 8).fingerprint
     changes = {
         "question": lambda: rewrite(tmp_path / QUESTIONS, lambda v: v["questions"][0].update(question="why?")),
         "vote": lambda: rewrite(tmp_path / NOTES, lambda v: v["annotations"][0]["answers"][0].update(answer="x")),
         "answer": lambda: rewrite(tmp_path / NOTES, lambda v: v["annotations"][0].update(multiple_choice_answer="x")),
-        "picture": lambda: picture(tmp_path / "train2014" / "COCO_train2014_000000000001.jpg", 3),
+        "place": lambda: (tmp_path / "train2014").rename(tmp_path / "pictures"),
     }
     seen = {before}
     for change in changes.values():
         change()
         seen.add(load(str(tmp_path), "train", 8).fingerprint)
     assert len(seen) == 5
+    picture(tmp_path / "pictures" / "COCO_train2014_000000000001.jpg", 3)
+    assert load(str(tmp_path), "train", 8).fingerprint in seen

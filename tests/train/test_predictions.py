@@ -10,9 +10,11 @@ import torch
 from ashnets.cli import main
 from hw.errors import UserError
 from tests.conftest import MICRO
-from tests.train.official import MAKERS
+from tests.train.official import MAKERS, encoded
+from tests.train.test_loop import same
 from train.config import RunConfig, TrainConfig
 from train.loader import Batches
+from train.run import open_run
 from train.stages import load_split, new_run, train_run
 
 CPU = torch.device("cpu")
@@ -76,6 +78,23 @@ def test_a_question_with_a_rare_answer_teaches_nothing_and_is_no_error(tmp_path)
     assert trained("vqa", tmp_path / "all", tmp_path).answers == ["2", "rare", "yes"]
     with pytest.raises(UserError, match="holds no answers that are given 9 times, and task 'vqa' learns from answers"):
         trained("vqa", tmp_path / "none", tmp_path, answers_least=9)
+
+
+def test_a_run_goes_on_once_a_broken_picture_is_mended_and_not_with_other_records(tmp_path):
+    MAKERS["karpathy"](tmp_path)
+    run = trained("karpathy", tmp_path / "run", tmp_path, batch=3)
+    path = tmp_path / "val2014" / "1.jpg"
+    path.write_bytes(b"\xff\xd8\xff" + bytes(50))
+    with pytest.raises(UserError, match=rf"dataset_coco.json: image 2: .*{path.name}"):
+        trained("karpathy", tmp_path / "broken", tmp_path, batch=3)
+    broken = open_run(tmp_path / "broken")
+    path.write_bytes(encoded(1))
+    assert same(train_run(broken, CPU).folder, run.folder)
+    rows = json.loads((tmp_path / "dataset_coco.json").read_text())
+    rows["images"][0]["sentences"][0]["raw"] = "another"
+    (tmp_path / "dataset_coco.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="is not the one that the run started with; put its records and pictures back"):
+        train_run(broken, CPU)
 
 
 def test_captions_have_no_answers_to_learn(tmp_path):
