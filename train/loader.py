@@ -35,8 +35,9 @@ MOST_WORKERS = 8
 class Batches(Dataset[Inputs | UserError]):
     """`Batches(run, data)[k]`: the inputs of step k, their images uint8 still.
 
-    Distinct ids, one image of each, so that ids with many images weigh no more. rank, of: each of so many ranks
-    has consecutive images of the one batch; what is drawn is drawn for all of them.
+    Distinct ids, one image of each, so that ids with many images weigh no more; where there are fewer ids than images
+    in a batch, as with few classes, any images. rank, of: each of so many ranks has consecutive images of the one
+    batch; what is drawn is drawn for all of them.
     """
 
     def __init__(self, run: Run, data: ImageTextData, rank: int = 0, of: int = 1) -> None:
@@ -51,13 +52,17 @@ class Batches(Dataset[Inputs | UserError]):
         for i in range(len(data)):
             by_id.setdefault(data.image_id(i), []).append(i)
         self.groups = list(by_id.values())
+        self.ids = np.arange(len(self.groups))  # of each group
+        if len(self.groups) < self.config.batch:
+            self.ids = np.repeat(self.ids, [len(group) for group in self.groups])
+            self.groups = [[i] for group in self.groups for i in group]
         self.needs_view = any(OBJECTIVES[name].needs_view for name in self.config.objectives)
 
     def __getitem__(self, step: int) -> Inputs:
         c = self.config
         rng = np.random.default_rng([c.seed, step, 1])  # 1: apart from the permutations of epochs
-        ids = batches(len(self.groups), c.batch, c.seed, step)
-        records = [rng.choice(self.groups[i]) for i in ids]
+        groups = batches(len(self.groups), c.batch, c.seed, step)
+        records, ids = [rng.choice(self.groups[g]) for g in groups], self.ids[groups]
         texts = drawn_texts(self.data, records, rng, c.texts_per_image)
         part = slice(*self.cuts[self.rank : self.rank + 2])
         batch = batch_of(self.data, records[part], texts[part])

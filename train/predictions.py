@@ -15,13 +15,13 @@ from train.metrics.vqa import write_results
 def write_predictions(task: str, path: Path, result: Evaluation, data: ImageTextData, answers: list[str]) -> None:
     """VQA: JSON [{question_id, answer}] for the VQA server. NLVR2: CSV lines `identifier,prediction`. SNLI-VE: JSON
     lines {pairID, prediction}. Retrieval: JSON lines {image_id, texts: names of the first ten}, zero-shot {image_id,
-    class}. Whole or not at all."""
+    text_ids: its own texts' names, class}. Whole or not at all."""
     if task == "retrieval":
         _write_retrieved(path, result, data)
         return
     if task == "zero_shot":
-        rows = [{"image_id": data.image_id(i), "class": result.names[k]} for i, k in enumerate(result.predictions)]
-        _write_lines(path, rows)
+        named = [(i, result.names[k]) for i, k in enumerate(result.predictions)]
+        _write_lines(path, [{"image_id": data.image_id(i), "text_ids": data.text_ids(i), "class": c} for i, c in named])
         return
     WRITERS[task](path, [(name, answers[k]) for name, k in zip(result.names, result.predictions, strict=True)])
 

@@ -46,9 +46,10 @@ def ranking_of(run: Run) -> Ranking | None:
 
 
 def train_codec(data: ImageTextData, sources: list[ImageTextData], config: TextConfig) -> TextCodec:
-    """A tokenizer learned from `sources`, a lexicon from `data`; the lexicon counts each image id once."""
+    """A tokenizer learned from `sources`, a lexicon from `data`; the lexicon counts records once that share an image id
+    and the names of their texts."""
     texts = [text for source in sources for i in range(len(source)) for text in source.texts(i)]
-    of_id = {data.image_id(i): " ".join(data.texts(i)) for i in reversed(range(len(data)))}
+    of_id = {(data.image_id(i), *data.text_ids(i)[:1]): " ".join(data.texts(i)) for i in reversed(range(len(data)))}
     tokenizer = train_tokenizer(texts, config.vocabulary, config.length)
     return TextCodec(tokenizer, train_lexicon(of_id.values(), config.lexicon))
 
@@ -77,11 +78,10 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     data = load(config.train.dataset, "train", size)
     # A validation split that is not there is refused now, and not behind the first step.
     splits = {"train": data, "val": load(config.train.dataset, "val", size)}
-    ids = len({data.image_id(i) for i in range(len(data))})
-    if config.train.batch > ids:
+    if config.train.batch > len(data):
         raise UserError(
-            f"{data.name}: has {ids} training images, fewer than the batch of {config.train.batch}; "
-            f"use --train.batch {ids} or less"
+            f"{data.name}: has {len(data)} training images, fewer than the batch of {config.train.batch}; "
+            f"use --train.batch {len(data)} or less"
         )
     if codec is None and config.train.init_text:
         codec = TextCodec(pretrained_tokenizer(config.train.init_text, config.model.text), {})

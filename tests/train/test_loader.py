@@ -9,7 +9,7 @@ import torch
 
 from hw.errors import UserError
 from tests.conftest import micro_config
-from tests.train.official import picture
+from tests.train.official import MAKERS, picture
 from tests.train.test_loop import same
 from train.loader import Batches, load_ahead, workers_for
 from train.run import open_run
@@ -66,6 +66,21 @@ def test_pictures_that_share_an_id_are_never_in_one_batch(tmp_path):
     made = Batches(run, load_split(run, "train"))
     assert [made.data.image_id(i) for of in made.groups for i in of] == [f"mug{k // 2}" for k in range(6)]
     assert all(sorted(made[step].image_ids.tolist()) == [0, 1, 2] for step in range(9))
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_pictures_of_one_class_are_never_taken_for_different_things(tmp_path, batch):
+    MAKERS["classes"](tmp_path / "data")
+    given = {"dataset": str(tmp_path / "data"), "tokenizer_data": (str(tmp_path / "data"),), "batch": batch}
+    objectives = {"itc": 1.0, "itm": 1.0, "stua": 1.0, "scl": 1.0}
+    run = train_run(new_run(tmp_path / "run", micro_config("retrieval", objectives=objectives, steps=3, **given)), CPU)
+    made = Batches(run, load_split(run, "train"))
+    for step in range(9):
+        inputs = made[step]
+        said = inputs.tokens.ids
+        assert inputs.image_ids.shape == (batch,)
+        assert torch.equal(inputs.image_ids[:, None] == inputs.image_ids, (said[:, None] == said).all(2))
+        assert len(set(inputs.image_ids.tolist())) == 2
 
 
 class Broken:

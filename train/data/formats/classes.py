@@ -15,7 +15,8 @@ def class_folders(root: Path, split: str) -> list[Path]:
 
 
 def read_classes(root: Path, split: str) -> Found:
-    """The text of a picture is its class, an underscore in the folder's name being a space."""
+    """The text of a picture is its class, an underscore in the folder's name being a space. Pictures of one class share
+    its image id; a text is called CLASS/PICTURE."""
     found = Found()
     for folder in class_folders(root, split):
         name = folder.name.replace("_", " ").strip()
@@ -23,7 +24,8 @@ def read_classes(root: Path, split: str) -> Found:
         def take(path: Path, where: str, folder: Path = folder, name: str = name) -> None:
             if path.suffix.lower() not in ENDINGS:
                 raise RecordError(f"'{path.name}' is not a picture ({', '.join(ENDINGS)}); take it out")
-            found.add(f"{folder.name}/{path.name}", (path,), Text(text=name), where)
+            own = f"{folder.name}/{path.name}"
+            found.add(folder.name, (path,), Text(text=name, name=own), where, key=own)
 
         found.each(folder, sorted(path for path in folder.iterdir() if path.is_file()), take, "file")
     return found

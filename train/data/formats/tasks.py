@@ -50,7 +50,7 @@ def read_vqa(root: Path, split: str) -> Found:
             if not said:
                 raise RecordError("'answers' is empty; every question needs an annotator")
             kind = string(row, "answer_type") if "answer_type" in row else ""
-            said = said if len(said) > 1 else (normalise_answer(said[0]),)
+            said = said if len(said) > 1 else tuple(map(normalise_answer, said))
             answered[name] = (name_of(row, "image_id"), string(row, "multiple_choice_answer"), said, kind)
 
         found.each(path, json_rows(path, "annotations"), keep, "annotation")
