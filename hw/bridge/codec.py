@@ -27,7 +27,7 @@ MAGIC, VERSION = b"ASHB", 1
 HEADER = struct.Struct("<4sBBBBIII6IQQQ")
 HEADER_BYTES = HEADER.size + 4
 MAX_RANK = 6
-MAX_VALUES = 1 << 28  # of one array; no honest batch is larger
+MAX_VALUES = 1 << 28  # of all arrays of a message; no honest batch is larger
 MAX_PAYLOAD = 1 << 30
 MAX_FRAMES = 1 << 16
 
@@ -78,8 +78,11 @@ class Message:
     values: tuple[np.ndarray | bytes, ...] = ()
 
     def encode(self) -> list[bytes]:
-        """The frames; a message without values is one frame with an empty text."""
+        """The frames; a message without values is one frame with an empty text. `UserError` for one of too many."""
         values = self.values or (b"",)
+        total = sum(len(value) if isinstance(value, bytes) else value.size for value in values)
+        if total > MAX_VALUES:
+            raise UserError(f"message: {total} values in all, at most {MAX_VALUES} are taken; send smaller batches")
         frames = []
         for i, value in enumerate(values):
             coding, shape, payload = _payload(value)
@@ -97,20 +100,29 @@ def decode(frames: list[bytes]) -> Message:
     """The message; `FrameError` says what is wrong with its frames."""
     if not 0 < len(frames) <= MAX_FRAMES:
         raise FrameError(f"frame: a message of {len(frames)} frames, 1 to {MAX_FRAMES} are taken")
-    heads, values = [], []
-    for i, frame in enumerate(frames):
-        head, value = _decode_frame(frame, i, len(frames))
-        heads.append(head)
-        values.append(value)
+    heads, arrays = zip(*(_read_header(frame, i, len(frames)) for i, frame in enumerate(frames)), strict=True)
     if len(set(heads)) != 1:
         raise FrameError("frame: the frames of one message differ in kind, flags, session or sequence")
+    total = sum(prod(shape) for _, shape in arrays)
+    if total > MAX_VALUES:
+        raise FrameError(f"frame: {total} values in one message, at most {MAX_VALUES} are taken; send smaller batches")
+    try:
+        values = [
+            _value(coding, shape, memoryview(frame)[HEADER_BYTES:])
+            for frame, (coding, shape) in zip(frames, arrays, strict=True)
+        ]
+    except MemoryError as error:
+        raise FrameError(f"frame: no memory for a message of {total} values; send smaller batches") from error
     kind, flags, session, sequence = heads[0]
     if len(values) == 1 and isinstance(values[0], bytes) and not values[0]:
         values = []
     return Message(kind=Kind(kind), session=session, sequence=sequence, flags=flags, values=tuple(values))
 
 
-def _decode_frame(frame: bytes, index: int, count: int) -> tuple[tuple[int, int, int, int], np.ndarray | bytes]:
+def _read_header(
+    frame: bytes, index: int, count: int
+) -> tuple[tuple[int, int, int, int], tuple[Coding, tuple[int, ...]]]:
+    """((kind, flags, session, sequence), (coding, shape)) of a whole frame; takes no memory for its array."""
     if len(frame) < HEADER_BYTES:
         raise FrameError(f"frame: {len(frame)} bytes, a header has {HEADER_BYTES}; it was cut, send it again")
     magic, version, kind, coding, rank, flags, i, n, *rest = HEADER.unpack_from(frame)
@@ -122,23 +134,22 @@ def _decode_frame(frame: bytes, index: int, count: int) -> tuple[tuple[int, int,
     if rank > MAX_RANK or any(dimensions[rank:]) or (i, n) != (index, count):
         raise FrameError(f"frame: rank {rank} with dimensions {dimensions}, or frame {i} of {n} as {index} of {count}")
     shape = tuple(dimensions[:rank])
-    if prod(shape) > MAX_VALUES or size > MAX_PAYLOAD or size != len(frame) - HEADER_BYTES:
+    if size > MAX_PAYLOAD or size != len(frame) - HEADER_BYTES:
         raise FrameError(
-            f"frame: shape {shape} and {size} bytes, found {len(frame) - HEADER_BYTES}; at most {MAX_VALUES} values "
-            f"and {MAX_PAYLOAD} bytes are taken; send smaller batches"
+            f"frame: {size} bytes behind its header, found {len(frame) - HEADER_BYTES}; at most {MAX_PAYLOAD} are "
+            "taken; send smaller batches"
         )
     (checksum,) = struct.unpack_from("<I", frame, HEADER.size)
-    payload = memoryview(frame)[HEADER_BYTES:]
-    if zlib.crc32(payload, zlib.crc32(frame[: HEADER.size])) != checksum:
+    if zlib.crc32(memoryview(frame)[HEADER_BYTES:], zlib.crc32(frame[: HEADER.size])) != checksum:
         raise FrameError("frame: checksum differs; it was damaged on the way, send it again")
-    return (kind, flags, session, sequence), _value(Coding(coding), shape, payload)
+    return (kind, flags, session, sequence), (Coding(coding), shape)
 
 
 def _payload(value: np.ndarray | bytes) -> tuple[Coding, tuple[int, ...], bytes]:
     """The shortest coding: spikes as bits or addresses, integers as the narrowest that holds them."""
     if isinstance(value, bytes):
         return Coding.TEXT, (len(value),), value
-    if value.ndim > MAX_RANK or max(value.shape, default=0) >= 1 << 32 or value.size > MAX_VALUES:
+    if value.ndim > MAX_RANK or max(value.shape, default=0) >= 1 << 32:
         raise UserError(f"frame: an array of shape {value.shape} is too large for one frame; send smaller batches")
     low, high = int(value.min(initial=0)), int(value.max(initial=0))
     if low >= 0 and high <= 1:
@@ -171,11 +182,11 @@ def _value(coding: Coding, shape: tuple[int, ...], payload: memoryview) -> np.nd
             raise FrameError(f"frame: bits are set behind the last spike of shape {shape}")
         return np.unpackbits(np.frombuffer(payload, np.uint8), count=size).reshape(shape)
     if coding == Coding.EVENTS:
+        if 8 * len(payload) >= max(size, 1) and count:
+            raise FrameError(f"frame: {count} addresses for shape {shape}, which bits hold in less")
         places = np.frombuffer(payload, "<u4").astype(np.int64)
         if count and (places[-1] >= size or (np.diff(places) <= 0).any()):
             raise FrameError(f"frame: addresses of spikes are not ascending or beyond shape {shape}")
-        if 8 * len(payload) >= max(size, 1) and count:
-            raise FrameError(f"frame: {count} addresses for shape {shape}, which bits hold in less")
         spikes = np.zeros(size, np.uint8)
         spikes[places] = 1
         return spikes.reshape(shape)

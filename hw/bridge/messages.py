@@ -28,7 +28,7 @@ def program_from(message: Message) -> SpikingProgram:
         spec = content["spec"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FrameError(f"program: cannot be read ({type(error).__name__}: {error})") from error
-    return program_of(spec, {name: _array(value).astype(np.int64) for name, value in named.items()}, "program")
+    return program_of(spec, {name: _array(value) for name, value in named.items()}, "program")
 
 
 def run_message(
@@ -47,7 +47,8 @@ def run_from(message: Message, program: SpikingProgram) -> tuple[np.ndarray, Sta
     if not message.flags & Flags.STREAM:
         _expect(not arrays, "a state without a stream")
         return spikes, None
-    return spikes, _state(arrays, program) if arrays else {}
+    samples = spikes.shape[1] if spikes.ndim > 1 and spikes.size else 0
+    return spikes, _state(arrays, program, samples) if arrays else {}
 
 
 def result_message(result: Result, request: Message) -> Message:
@@ -80,26 +81,26 @@ def result_from(message: Message, program: SpikingProgram, steps: int, samples: 
     output = take(program.output_shape, np.uint8)
     layers = of_layers(bool(message.flags & Flags.LAYERS), np.uint8)
     u, v = (of_layers(bool(message.flags & Flags.STATES), np.int64) for _ in range(2))
-    state = _state(list(arrays), program) if message.flags & Flags.STREAM else {}
+    state = _state(list(arrays), program, samples) if message.flags & Flags.STREAM else {}
     _expect(next(arrays, None) is None, "more arrays than it should hold")
     for spikes in (output, *layers.values()):
         _expect(spikes.max(initial=0) <= 1, "spikes other than 0 and 1")
-    result = Result(output=output, layers=layers, u=u, v=v, state=state)
-    for layer in program.synaptic if state else ():
-        zero = initial_state(layer, samples, program.shapes[layer.name])
-        _expect(
-            all(a.shape == b.shape for a, b in zip(state[layer.name], zero, strict=True)), "a state of other shapes"
-        )
-    return result
+    return Result(output=output, layers=layers, u=u, v=v, state=state)
 
 
-def _state(arrays: list[np.ndarray], program: SpikingProgram) -> State:
+def _state(arrays: list[np.ndarray], program: SpikingProgram, samples: int) -> State:
     groups: Iterator[np.ndarray] = iter(arrays)
     _expect(len(arrays) == len(LayerState._fields) * len(program.synaptic), f"a state of {len(arrays)} arrays")
-    return {
-        layer.name: LayerState(*(next(groups).astype(np.int64) for _ in LayerState._fields))
-        for layer in program.synaptic
-    }
+    state: State = {}
+    for layer in program.synaptic:
+        zero = initial_state(layer, samples, program.shapes[layer.name])
+        found = [next(groups) for _ in zero]
+        _expect(
+            [a.shape for a in found] == [a.shape for a in zero],
+            f"layer '{layer.name}' has a state of other shapes than {samples} streams",
+        )
+        state[layer.name] = LayerState(*(a.astype(np.int64) for a in found))
+    return state
 
 
 def _array(value: np.ndarray | bytes) -> np.ndarray:

@@ -183,7 +183,7 @@ class _Link:
                     self._meet(request)
                 elif time.monotonic() - self.heard > self.owner.patience.silence / 2:
                     self._ping()
-            except (_LostError, FrameError, zmq.ZMQError) as error:
+            except (_LostError, FrameError, zmq.ZMQError, MemoryError) as error:
                 self.owner.trouble[self.address] = str(error)
                 if request is not None:
                     self.owner.put_back(request)
@@ -235,17 +235,17 @@ class _Link:
         self._await(Kind.PONG)
 
     def _meet(self, request: _Request) -> None:
-        self.sequence += 1
         message = run_message(
             request.spikes,
             request.state,
             layers=request.layers,
             states=request.states,
             session=self.session,
-            sequence=self.sequence,
+            sequence=self.sequence + 1,
         )
-        self._send(message)
         try:
+            self._send(message)
+            self.sequence += 1
             answer = self._await(Kind.RESULT, request)
         except (UserError, BackendError) as error:
             if isinstance(error, FrameError):

@@ -150,12 +150,12 @@ class Worker:
         while (job := self.waiting.get()) is not None:
             client, message, session = job
             try:
-                answer = self._run(message, session)
+                answer = self._run(message, session).encode()
             except Exception as error:
                 if not isinstance(error, (UserError, BackendError)):
                     traceback.print_exc()
-                answer = error_message(error, message)
-            out.send_multipart([client, *answer.encode()])
+                answer = error_message(error, message).encode()
+            out.send_multipart([client, *answer])
         out.close(0)
 
     def _run(self, message: Message, session: _Session) -> Message:

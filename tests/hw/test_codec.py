@@ -1,7 +1,11 @@
 """Frames: what was encoded comes back, and nothing else gets in."""
 
+import json
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hw import UserError
-from hw.bridge.codec import HEADER, HEADER_BYTES, Coding, FrameError, Kind, Message, decode
+from hw.bridge.codec import HEADER, HEADER_BYTES, MAX_VALUES, Coding, Flags, FrameError, Kind, Message, decode
 from hw.bridge.messages import open_message, program_from, result_from, result_message, run_from, run_message
 from hw.simulate import open_backend
 from hw.validate import validate
@@ -106,6 +110,55 @@ def test_a_payload_that_is_not_what_the_header_says_is_refused(payload, coding, 
     else:
         with pytest.raises(FrameError, match=match):
             decode([frame])
+
+
+def test_what_a_message_claims_is_bounded_in_sum_before_memory_is_taken(monkeypatch):
+    """An array of zeros takes no bytes on the wire and may claim any size."""
+    monkeypatch.setattr("hw.bridge.codec._value", lambda *_: pytest.fail("memory was taken"))
+    half = np.broadcast_to(np.uint8(0), MAX_VALUES // 2)
+    one, two, three = (
+        forged(frame, 20, "<I", MAX_VALUES // 2)
+        for frame in Message(kind=Kind.OPEN, values=(np.zeros(1, np.uint8),) * 3).encode()
+    )
+    assert len(one) < 80
+    with pytest.raises(FrameError, match=f"{3 * half.size} values in one message, at most {MAX_VALUES} are taken"):
+        decode([one, two, three])
+    with pytest.raises(UserError, match=f"{3 * half.size} values in all, at most {MAX_VALUES} .* smaller batches"):
+        Message(kind=Kind.RUN, values=(half,) * 3).encode()
+
+
+def test_memory_that_is_not_there_is_a_damaged_message_and_no_crash(monkeypatch):
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hw.bridge.codec._value", full)
+    with pytest.raises(FrameError, match="no memory for a message of 6 values"):
+        decode(Message(kind=Kind.RUN, values=(np.ones((3, 2), np.uint8),)).encode())
+
+
+def test_integers_are_widened_only_where_the_program_asks_for_them():
+    """64 bits each are taken for a layer's arrays, not for what a message holds beside them, nor for other shapes."""
+    made = open_message(program(), 7)
+    text = json.loads(bytes(made.values[0]))
+    extra = np.zeros(1 << 24, np.uint8)
+    content = json.dumps(text | {"names": [*text["names"], "more"]}).encode()
+    with peak_below(8 * extra.size):
+        program_from(replace(made, values=(content, *made.values[1:], extra)))
+    spikes = np.zeros((4, 1, 9), np.uint8)
+    run = Message(kind=Kind.RUN, flags=Flags.STREAM, values=(spikes, *[extra] * 4))
+    with peak_below(8 * extra.size), pytest.raises(FrameError, match="'fc' has a state of other shapes than 1 streams"):
+        run_from(run, program())
+
+
+@contextmanager
+def peak_below(limit: int) -> Iterator[None]:
+    """Bytes that Python and numpy take inside."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
 
 
 def test_frames_of_different_messages_are_not_one_message():

@@ -3,8 +3,10 @@
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from hw.bridge.codec import Flags, Kind, Message, decode
 from hw.bridge.keys import check_address, load_keys, make_keys
 from hw.bridge.messages import open_message, run_message
 from hw.bridge.remote import BridgeTimeoutError, Patience, RemoteBackend
+from hw.bridge.worker import Worker
 from hw.simulate import open_backend
 from tests.hw.peers import Process, answers, program, spikes, until, worker
 from tests.hw.strategies import cases
@@ -242,6 +245,54 @@ def test_an_error_of_the_workers_backend_reaches_the_user():
         bad = SpikingProgram(input_shape=(2,), steps=1, layers=(wide,))
         with RemoteBackend(bad, [process.address]) as remote, pytest.raises(UserError, match="decay_u_int differs"):
             remote.run(np.zeros((1, 1, 2)))
+
+
+@contextmanager
+def own_worker() -> Iterator[str]:
+    """The address of a worker in this process, for what is patched here."""
+    made = Worker("tcp://127.0.0.1:*", "reference")
+    thread = threading.Thread(target=made.serve)
+    thread.start()
+    try:
+        yield made.address
+    finally:
+        made.stop()
+        thread.join(10)
+
+
+def test_a_result_too_large_for_a_message_is_an_error_at_once_and_the_worker_goes_on(monkeypatch):
+    monkeypatch.setattr("hw.bridge.codec.MAX_VALUES", 1000)
+    wide = Dense(name="fc", weight_int=np.full((100, 1), 9), decay_u_int=1, decay_v_int=1, v_th_mant=1)
+    wide_program = SpikingProgram(input_shape=(1,), steps=1, layers=(wide,))
+    ones = np.ones((1, 20, 1), np.uint8)
+    with own_worker() as address:
+        for _ in range(2):
+            with RemoteBackend(wide_program, [address], patience=Patience(deadline=5)) as remote:
+                with pytest.raises(UserError, match=r"message: 2000 values in all, at most 1000 .* smaller batches"):
+                    remote.run(ones)
+                assert remote.run(ones[:, :2]).output.all()
+
+
+def test_a_request_too_large_for_a_message_is_an_error_at_once_and_the_next_is_met(monkeypatch, shared):
+    monkeypatch.setattr("hw.bridge.codec.MAX_VALUES", 1000)
+    with RemoteBackend(program(), [shared.address], patience=Patience(deadline=5)) as remote:
+        assert remote.run(spikes(2)).output.shape == (4, 2, 6)
+        with pytest.raises(UserError, match=r"message: 1440 values in all, at most 1000 .* smaller batches"):
+            remote.submit(spikes(40)).result(3)
+        assert remote.run(spikes(2)).output.shape == (4, 2, 6)
+
+
+def test_a_result_that_finds_no_memory_ends_in_a_typed_error_by_the_deadline(monkeypatch, shared):
+    def full(*_: object) -> None:
+        raise MemoryError("no memory for it")
+
+    monkeypatch.setattr("hw.bridge.remote.result_from", full)
+    patience = Patience(deadline=1)
+    with (
+        RemoteBackend(program(), [shared.address], patience=patience) as remote,
+        pytest.raises(BridgeTimeoutError, match="no memory for it"),
+    ):
+        remote.submit(spikes(1)).result(5)
 
 
 @pytest.fixture(scope="module")
