@@ -57,14 +57,16 @@ class Joint:
         return sum(self.mismatches.values())
 
     @property
-    def output_equal(self) -> bool:
-        """Whether every spike of the last layer is equal."""
-        return not list(self.mismatches.values())[-1]
+    def output_equal(self) -> bool | None:
+        """Whether every spike of the last layer is equal; None where none was compared."""
+        return not list(self.mismatches.values())[-1] if self.samples else None
 
     @property
     def well(self) -> bool:
-        """No mismatch, or one that is only there to be seen."""
-        return self.left == FLOAT or (not self.total and self.integers is not False)
+        """No mismatch, or one that is only there to be seen. Nothing compared is not well, but for a network that the
+        left cannot hold."""
+        compared = bool(self.samples or self.refused)
+        return self.left == FLOAT or (compared and not self.total and self.integers is not False)
 
 
 def mismatching_spikes(left: Spikes, right: Spikes) -> dict[str, int]:

@@ -87,6 +87,22 @@ def test_verify_takes_a_program_and_spikes_too(runs, capsys, tmp_path):
     assert all(row["mismatching_spikes"] == 0 for row in rows.values())
 
 
+def test_verify_and_export_compare_at_least_one_sample_and_slow_ones_may_be_left_out(runs, capsys, tmp_path):
+    program = run_program(runs[1])
+    np.save(tmp_path / "s.npy", np.ones((2, program.steps, *program.input_shape), np.uint8))
+    verify = ["verify", runs[1].folder / "program", "--input", tmp_path / "s.npy"]
+    for count in ("0", "-5"):
+        assert f"--samples is {count}; run at least 1" in refused(capsys, *verify, f"--samples={count}")
+        for format in ("qcdq", "onnx"):
+            arguments = ("export", runs[1].folder, "--format", format, f"--samples={count}")
+            assert f"--samples is {count}; run at least 1" in refused(capsys, *arguments)
+    assert "--slow-samples is -1" in refused(capsys, *verify, "--slow-samples=-1")
+    assert main([*map(str, verify), "--slow-samples", "0", "--json"]) == 0
+    assert [row["runtime"] for row in last_json(capsys)["joints"]] == [
+        name for name, limit in RUNTIMES.items() if limit is None and name not in ("float", "qat")
+    ]
+
+
 def test_verify_exits_with_one_when_a_runtime_differs(runs, capsys, monkeypatch):
     from hw.exchange import onnx_step
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ashnets.cli.common import Device, done
+from ashnets.cli.common import Device, check_samples, done
 from hw.errors import UserError
 
 
@@ -105,8 +105,7 @@ def _bench_step(run: Any, device: str, steps: int | None, out: Path | None, json
 def _bench_lava(program: Any, samples: int, json: bool) -> int:
     from hw.bench_lava import end_to_end
 
-    if samples < 1:
-        raise UserError(f"--samples is {samples}; run at least 1 sample")
+    check_samples(samples)
     row = end_to_end(program, samples)
     human = (
         f"{samples} samples of {row['steps']} steps: {row['streamed_seconds']:.1f} s streamed, "

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from hw.errors import UserError
+
 RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -45,6 +47,12 @@ def done(values: dict[str, Any], json: bool, line: str | None = None) -> int:
     if json:
         print(json_module.dumps(values, allow_nan=False))
     return 0
+
+
+def check_samples(samples: int | None) -> None:
+    """`UserError` where --samples asks for none."""
+    if samples is not None and samples < 1:
+        raise UserError(f"--samples is {samples}; run at least 1 sample")
 
 
 def leave(code: str | int | None) -> NoReturn:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ashnets.cli.common import Device, done
+from ashnets.cli.common import Device, check_samples, done
+from hw.errors import UserError
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -30,6 +31,7 @@ def export(
     What was written is read back and run before it is kept; --samples random ones (4) are compared, spike for spike,
     or test images (all) for onnx and bundle.
     """
+    check_samples(samples)
     folder = out or source.absolute().with_name(f"{source.absolute().name}-{format}")
     if format in ("onnx", "bundle"):
         return _export_host(source, folder, format, samples, json)
@@ -118,12 +120,16 @@ def verify(
     that differ from the reference, layer by layer. Exit code 1 if one does, the float network's aside.
 
     RUN may also be a program's folder or a .net file, with --input SPIKES.npy, [T, ...] or [B, T, ...]. samples: images
-    for the fast runtimes, by default all. slow_samples: for Lava and QONNX's executor.
+    for the fast runtimes, by default all. slow_samples: for Lava and QONNX's executor, 0 leaves them out.
     """
     from quantize.verify import RUNTIMES
     from train.report.terminal import joint_table
 
+    check_samples(samples)
+    if slow_samples < 0:
+        raise UserError(f"--slow-samples is {slow_samples}; give 1 or more, or 0 to leave Lava and QONNX out")
     limits = {name: samples if limit is None else slow_samples for name, limit in RUNTIMES.items()}
+    limits = {name: limit for name, limit in limits.items() if limit != 0}
     joints = _joints_of_run(source, limits, device) if input is None else _joints_of_program(source, input, limits)
     print(joint_table(joints))
     well = all(joint.well for joint in joints)

@@ -1,5 +1,7 @@
 """Counting mismatching spikes, and the comparison over batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from ashnets.config import AbstractConfig
 from ashnets.stack import SpikingStack
 from hw.errors import BackendError
 from quantize import QuantizedStack, lower
-from quantize.verify import mismatching_spikes, verify
+from quantize.verify import Joint, mismatching_spikes, verify
 
 
 def test_every_unequal_spike_counts_once_by_layer():
@@ -23,6 +25,14 @@ def test_layers_that_are_not_there_are_never_equal():
         mismatching_spikes({"a": np.zeros(2)}, {})
     with pytest.raises(BackendError, match="shapes"):
         mismatching_spikes({"a": np.zeros(2)}, {"a": np.zeros(3)})
+
+
+def test_a_joint_that_compared_nothing_is_not_equal():
+    nothing = Joint(left="qat", right="reference", samples=0, mismatches={"a": 0}, compared={"a": 0})
+    assert (nothing.well, nothing.output_equal) == (False, None)
+    assert replace(nothing, refused="it has delays").well
+    some = replace(nothing, samples=1, compared={"a": 2})
+    assert (some.well, some.output_equal) == (True, True)
 
 
 def test_verify_counts_over_all_batches_and_finds_a_stack_that_differs():

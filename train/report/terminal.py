@@ -33,7 +33,7 @@ def joint_table(joints: list[Joint]) -> str:
             rows.append([joint.left, "0", *["-"] * (3 + len(layers))])
             continue
         by_layer = [str(count) for count in joint.mismatches.values()]
-        output = "equal" if joint.output_equal else "differs"
+        output = {True: "equal", False: "differs", None: "-"}[joint.output_equal]
         rows.append([joint.left, f"{joint.samples:,}", told[joint.integers], output, f"{joint.total:,}", *by_layer])
     notes = [f"{joint.left} cannot hold it: {joint.refused}" for joint in joints if joint.refused]
     compared = sum(joints[0].compared.values())
