@@ -82,7 +82,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; is the folder complete and the path right?") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # no JSON, no UTF-8, or an integer of too many digits
         raise UserError(
             f"{path}: cannot be read as JSON ({error}); restore the file or make the folder anew"
         ) from error

@@ -83,13 +83,12 @@ def read_program(folder: Path) -> SpikingProgram:
 def program_of(spec: Any, tensors: dict[str, np.ndarray], where: Path | str) -> SpikingProgram:
     """The program of `program_parts`, whose types are checked and whose limits are not."""
     try:
-        if any(type(spec.get(key, 0)) is not int for key in ("steps", "input_bits")):
-            raise TypeError("steps and input_bits are integers")
+        steps, input_bits = _integers((spec["steps"], spec.get("input_bits", 0)))
         return SpikingProgram(
             input_shape=_integers(spec["input_shape"]),
-            steps=spec["steps"],
+            steps=steps,
             layers=tuple(_layer(entry, tensors) for entry in spec["layers"]),
-            input_bits=spec.get("input_bits", 0),
+            input_bits=input_bits,
         )
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
@@ -107,22 +106,28 @@ def _layer(entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> Layer:
     kind = _LAYERS[entry["type"]]
     values: dict[str, Any] = {}
     for item in fields(kind):
-        key, value = f"{entry['name']}.{item.name}", entry.get(item.name)
-        if item.name == "name":
-            if not isinstance(value, str):
-                raise TypeError(f"a layer's name is {value!r}")
-            values["name"] = value
-        elif key in tensors:
-            values[item.name] = tensors[key]
-        elif isinstance(value, (list, tuple)):
-            if len(_integers(value)) != 2:
-                raise TypeError(f"{item.name} is {value!r}, two integers are expected")
-            values[item.name] = tuple(value)
-        elif type(value) is int:
-            values[item.name] = value
+        what = f"{entry['name']}.{item.name}"
+        value = tensors.get(what) if item.type is np.ndarray else entry.get(item.name)
+        if value is not None:
+            values[item.name] = _checked(what, value, item.type)
         elif item.name not in _LATER:
-            raise KeyError(item.name)
+            raise KeyError(what)
     unknown = set(entry) - {item.name for item in fields(kind)} - {"type"}
     if unknown:
         raise KeyError(f"unknown '{min(unknown)}'")
     return kind(**values)
+
+
+def _checked(what: str, value: Any, kind: Any) -> Any:
+    """The value of a field that is declared as `kind`."""
+    if kind is np.ndarray:
+        if not value.size:
+            raise ValueError(f"{what} is empty, of shape {value.shape}")
+    elif kind in (int, str):
+        if type(value) is not kind:
+            raise TypeError(f"{what} is {value!r}, {kind.__name__} is expected")
+    else:
+        if not isinstance(value, (list, tuple)) or len(_integers(value)) != 2:
+            raise TypeError(f"{what} is {value!r}, two integers are expected")
+        return tuple(value)
+    return value

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,10 +28,11 @@ def examine_program(path: Path) -> list[str]:
 def load_numbers(path: Path) -> np.ndarray:
     """The array of an `.npy` file, of finite numbers."""
     try:
-        values = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            values = np.load(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give an .npy of spikes [T, ...] or [B, T, ...]") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise UserError(f"{path}: not an .npy file of numbers ({error}); save it with numpy.save") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or values.size == 0:
         raise UserError(f"{path}: holds no array of numbers; save spikes [T, ...] or [B, T, ...] with numpy.save")

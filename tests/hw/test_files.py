@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from ashnets.cli import main
-from hw import Conv, Dense, Flatten, Input, SpikingProgram
+from hw import Conv, Dense, Flatten, Input, SpikingProgram, UserError
 from hw.netx_file import write_net
 from hw.program_file import save_program
 from hw.simulate import open_backend
+from hw.simulate.files import load_numbers
 
 NEURON = {"decay_u_int": 1000, "decay_v_int": 200, "v_th_mant": 120}
 
@@ -131,6 +132,20 @@ def test_input_that_does_not_fit_is_one_line_and_writes_nothing(path, tmp_path, 
     assert match in line
     assert line.count("\n") == 1
     assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("content", [np.lib.format.magic(1, 0), b"PK\3\4 no archive", b""])
+def test_a_file_that_is_no_npy_is_one_line(tmp_path, content):
+    (tmp_path / "in.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"in\.npy: not an \.npy file of numbers .*; save it with numpy\.save"):
+        load_numbers(tmp_path / "in.npy")
+
+
+def test_an_npy_that_claims_more_than_memory_holds_is_one_line(tmp_path):
+    with open(tmp_path / "in.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (1 << 46,)})
+    with pytest.raises(UserError, match=r"in\.npy: not an \.npy file of numbers \(Unable to allocate"):
+        load_numbers(tmp_path / "in.npy")
 
 
 @pytest.mark.parametrize(

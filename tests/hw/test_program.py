@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from hw import Conv, Dense, Flatten, SpikingProgram, UserError
 from hw.artifact import MANIFEST, sha256
@@ -225,6 +226,65 @@ def test_a_program_file_of_other_content_is_refused_even_with_a_right_hash(saved
         load_program(saved)
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"bias_exp": [1, 2]}, r"conv1\.bias_exp is \[1, 2\], int is expected"),
+        ({"weight_bits": [1, 2]}, r"conv1\.weight_bits is \[1, 2\], int"),
+        ({"scale_exp": True}, r"conv1\.scale_exp is True, int"),
+        ({"groups": 2.0}, r"conv1\.groups is 2\.0, int"),
+        ({"weight_exp": None}, r"conv1\.weight_exp"),
+        ({"stride": 1}, r"conv1\.stride is 1, two integers"),
+        ({"stride": {"1": 1, "2": 1}}, "two integers"),
+        ({"padding": [1, 0, 0]}, "two integers"),
+        ({"name": 3}, r"3\.name is 3, str"),
+    ],
+)
+def test_a_field_of_another_kind_than_declared_is_refused_by_name(saved: Path, change: dict, match: str) -> None:
+    path = saved / "program.json"
+    spec = json.loads(path.read_text())
+    spec["layers"][0] |= change
+    path.write_text(json.dumps(spec))
+    edit_manifest(saved, lambda m: m["files"].update({path.name: entry(path)}))
+    with pytest.raises(UserError, match=match):
+        load_program(saved)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({"dense1.weight_int": np.zeros((0, 48), np.int8)}, r"dense1\.weight_int is empty, of shape \(0, 48\)"),
+        ({"conv1.weight_int": np.zeros((4, 1, 0, 2), np.int8)}, r"conv1\.weight_int is empty"),
+        ({"dense1.v_th_mant": np.zeros(0, np.int8)}, r"dense1\.v_th_mant is empty"),
+    ],
+)
+def test_an_empty_array_is_refused_by_name(saved: Path, arrays: dict, match: str) -> None:
+    write_arrays(saved, arrays)
+    with pytest.raises(UserError, match=match):
+        load_program(saved)
+
+
+def test_an_array_never_stands_for_a_number_of_the_structure(saved: Path) -> None:
+    write_arrays(saved, {"conv1.bias_exp": np.array([1.5]), "conv1.stride": np.array([1.5, 1.5])})
+    assert_equal(load_program(saved), make_program())
+
+
+@pytest.mark.parametrize("name", ["program.json", MANIFEST])
+def test_an_integer_of_too_many_digits_is_refused_by_file(saved: Path, name: str) -> None:
+    (saved / name).write_text(f'{{"steps": {"1" * 5000}}}')
+    edit = {"program.json": entry(saved / "program.json")}
+    if name != MANIFEST:
+        edit_manifest(saved, lambda m: m["files"].update(edit))
+    with pytest.raises(UserError, match=re.escape(str(saved / name)) + r": cannot be read as JSON .* 5000 digits"):
+        load_program(saved)
+
+
+def test_a_json_file_too_large_is_refused_as_such(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hw.artifact._MAX_MANIFEST_BYTES", 1)
+    with pytest.raises(UserError, match=r"manifest\.json: larger than 0 MiB, not a manifest of ours$"):
+        load_program(saved)
+
+
 def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -259,6 +319,13 @@ def test_a_save_that_is_killed_before_its_rename_leaves_no_program(tmp_path: Pat
 
 def entry(path: Path) -> dict[str, object]:
     return {"sha256": sha256(path), "bytes": path.stat().st_size}
+
+
+def write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Put these beside or in place of the program's, with a manifest that fits."""
+    path = folder / "weights.safetensors"
+    save_file(load_file(path) | arrays, path)
+    edit_manifest(folder, lambda m: m["files"].update({path.name: entry(path)}))
 
 
 def edit_manifest(folder: Path, edit) -> None:
