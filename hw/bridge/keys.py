@@ -18,6 +18,7 @@ from hw.artifact import read_json
 from hw.errors import UserError
 
 SIDES = ("worker", "client")
+PORT_MAX = 65535
 _LOOPBACK = re.compile(r"tcp://(127(\.\d{1,3}){3}|localhost|\[::1\]):(\d+|\*)")
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5}|\*)")
 
@@ -84,8 +85,11 @@ def check_address(address: str, keys: Keys | None) -> str:
     keys."""
     if address.startswith("ipc://") and 6 < len(address) <= 100:
         return address
-    if not _TCP.fullmatch(address):
+    found = _TCP.fullmatch(address)
+    if not found:
         raise UserError(f"address '{address}' is not tcp://HOST:PORT or ipc://PATH (of at most 94 characters)")
+    if found[2] != "*" and int(found[2]) > PORT_MAX:
+        raise UserError(f"address '{address}': port {found[2]}, ports end at {PORT_MAX}; choose another")
     if keys is None and not _LOOPBACK.fullmatch(address):
         raise UserError(
             f"address '{address}' leaves this machine; give --keys FOLDER (make them with 'ashnets keys new FOLDER'), "

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -66,8 +67,8 @@ BACKENDS: dict[str, str] = {
     "qonnx": "hw.exchange.onnx_backends:QonnxBackend",
     "imperfect": "hw.simulate.imperfect:ImperfectBackend",
 }
-"""Name -> `module:class`. The class takes the program and numbers as keywords, which stand behind the name:
-"imperfect:dead=0.1,seed=3". Its module is imported when it is opened."""
+"""Name -> `module:class`. The class takes the program and, as keywords declared `float`, numbers that stand behind the
+name: "imperfect:dead=0.1,seed=3". Its module is imported when it is opened."""
 
 
 def check_backend(name: str, others: tuple[str, ...] = ()) -> str:
@@ -95,11 +96,15 @@ def open_backend(name: str, program: SpikingProgram, keys: Path | None = None) -
         make: Callable[..., Backend] = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise UserError(f"backend '{name}' needs the package '{error.name}', which is not installed") from error
+    options = [key for key, item in signature(make).parameters.items() if item.annotation is float]
     try:
         numbers = {key: float(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
-        signature(make).bind(program, **numbers)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"backend '{name}': {error}; give NAME or NAME:KEY=NUMBER,...") from error
+    for key, number in numbers.items():
+        if key not in options or not isfinite(number):
+            takes = ", ".join(f"{option}=NUMBER" for option in options) or "no options"
+            raise UserError(f"backend '{name}': has no {key}={number:g}, it takes {takes}")
     return make(program, **numbers)
 
 

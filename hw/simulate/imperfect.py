@@ -35,7 +35,7 @@ class ImperfectBackend:
         for key, value in (("dead", dead), ("stuck", stuck), ("spread", spread)):
             if not 0 <= value <= 1:
                 raise UserError(f"backend 'imperfect': {key} is {value:g}, a share is in 0..1")
-        if seed < 0 or seed != int(seed):
+        if seed < 0 or seed % 1 != 0:
             raise UserError(f"backend 'imperfect': seed is {seed:g}, a whole number from 0 on is needed")
         self.program = validate(program)
         self.parts: list[tuple[EventsBackend, np.ndarray]] = []

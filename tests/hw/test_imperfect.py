@@ -8,6 +8,7 @@ from hypothesis import given, settings
 
 from hw import Conv, Dense, Flatten, Recurrent, SpikingProgram, UserError
 from hw.simulate import open_backend
+from hw.simulate.imperfect import ImperfectBackend
 from tests.hw.strategies import cases
 from tests.hw.test_backends import assert_same
 
@@ -94,15 +95,26 @@ def test_a_seed_is_a_copy_of_the_chip():
         ("imperfect:dead=2", "dead is 2, a share is in 0..1"),
         ("imperfect:seed=-1", "seed is -1"),
         ("imperfect:seed=0.5", "seed is 0.5"),
-        ("imperfect:odd=1", "unexpected keyword argument 'odd'; give NAME or NAME:KEY=NUMBER"),
+        ("imperfect:seed=inf", "has no seed=inf, it takes dead=NUMBER, stuck=NUMBER, spread=NUMBER, seed=NUMBER"),
+        ("imperfect:dead=nan", "has no dead=nan"),
+        ("imperfect:odd=1", "has no odd=1, it takes dead=NUMBER"),
         ("imperfect:dead=x", "could not convert"),
-        ("events:dead=1", "unexpected keyword argument 'dead'"),
+        ("events:dead=1", "has no dead=1, it takes no options"),
+        ("batched:device=1", "has no device=1, it takes no options"),
+        ("lava:deadline=3", "has no deadline=3, it takes stock=NUMBER"),
+        ("lava:stock=nan", "has no stock=nan"),
+        ("loihi2:stock=1", "has no stock=1, it takes no options"),
         ("odd:dead=1", "is not known; choose one of"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name, match):
     with pytest.raises(UserError, match=match):
         open_backend(name, network())
+
+
+def test_a_seed_is_a_whole_number_from_python_too():
+    with pytest.raises(UserError, match="seed is inf, a whole number"):
+        ImperfectBackend(network(), seed=float("inf"))
 
 
 def test_streams_that_go_on_are_refused():

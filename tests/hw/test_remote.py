@@ -359,7 +359,15 @@ def test_what_is_no_address_is_refused(address):
         check_address(address, None)
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:5", "tcp://localhost:5", "tcp://[::1]:5", "ipc:///tmp/w"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:65536", "tcp://example.org:99999"])
+def test_a_port_that_no_machine_has_is_refused_at_once(address):
+    with pytest.raises(UserError, match=r"port \d+, ports end at 65535"):
+        open_backend(address, program())
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1:65535", "tcp://127.0.0.1:5", "tcp://localhost:5", "tcp://[::1]:5", "ipc:///tmp/w"]
+)
 def test_loopback_needs_no_keys(address):
     assert check_address(address, None) == address
 
