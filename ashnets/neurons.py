@@ -177,15 +177,20 @@ class CubaLIF(nn.Module):
         del self.v_th
         self.v_th = nn.Parameter(v_th.clone())
 
-    def params(self, rank: int) -> LIFParams:
-        """The parameters, shaped to broadcast against one step of `rank` dimensions [B, channels, ...]."""
+    def params(self, rank: int, *, exact: bool = False) -> LIFParams:
+        """The parameters, shaped to broadcast against one step of `rank` dimensions [B, channels, ...].
+
+        exact: decays by way of float64, for those that become integers: float32's sigmoid ends in another bit on
+        another processor.
+        """
 
         def shaped(value: Tensor) -> Tensor:
             return value.reshape(-1, *[1] * (rank - 2)) if value.ndim else value
 
-        return LIFParams(
-            shaped(self.decay_u_logit.sigmoid()), shaped(self.decay_v_logit.sigmoid()), self.v_th, shaped(self.bias)
-        )
+        def decay(logit: Tensor) -> Tensor:
+            return shaped(logit.double().sigmoid().to(logit.dtype) if exact else logit.sigmoid())
+
+        return LIFParams(decay(self.decay_u_logit), decay(self.decay_v_logit), self.v_th, shaped(self.bias))
 
     def forward(self, x: Float[Tensor, "T B *rest"]) -> Float[Tensor, "T B *rest"]:
         return cuba_lif(x, self.params(x.ndim - 1), self.surrogate)

@@ -40,7 +40,7 @@ def layer_errors(layer: QuantizedLayer) -> LayerErrors:
     format_, step = layer.quantizer.holds, layer.quantizer.holds.step
     noise = (weight_int.double() * scale - real).square().mean()
     whole = real / (scale * step)
-    p = layer.neuron.params(2)
+    p = layer.neuron.params(2, exact=True)
     q = dequantize_params(quantize_params(p, scale), scale, p)
 
     def worst(a: Tensor, b: Tensor) -> float:

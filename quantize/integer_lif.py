@@ -27,17 +27,29 @@ class IntegerLIFParams(NamedTuple):
     bias_mant: Tensor
 
 
-def quantize_params(p: LIFParams, scale: Tensor) -> IntegerLIFParams:
-    """The nearest integers that the chip holds: decays in 1/4096, threshold and bias in units of the weight scale."""
+def round_params(p: LIFParams, scale: Tensor) -> IntegerLIFParams:
+    """The nearest integers, held by the chip or not: decays in 1/4096, threshold and bias in units of the weight
+    scale."""
 
-    def rounded(value: Tensor, low: int, high: int) -> Tensor:
-        return value.detach().double().round().clamp(low, high).long()
+    def rounded(value: Tensor) -> Tensor:
+        return value.detach().double().round().clamp(-(2.0**62), 2.0**62).long()
 
     return IntegerLIFParams(
-        rounded(p.decay_u * loihi.DECAY_UNITY, 1, loihi.DECAY_UNITY),
-        rounded(p.decay_v * loihi.DECAY_UNITY, 1, loihi.DECAY_UNITY),
-        rounded(p.v_th / scale, 0, loihi.V_TH_MANT_MAX),
-        rounded(p.bias / scale, loihi.BIAS_MANT_MIN, loihi.BIAS_MANT_MAX),
+        rounded(p.decay_u * loihi.DECAY_UNITY),
+        rounded(p.decay_v * loihi.DECAY_UNITY),
+        rounded(p.v_th / scale),
+        rounded(p.bias / scale),
+    )
+
+
+def quantize_params(p: LIFParams, scale: Tensor) -> IntegerLIFParams:
+    """The nearest integers that the chip holds: those of `round_params`, clamped."""
+    q = round_params(p, scale)
+    return IntegerLIFParams(
+        q.decay_u_int.clamp(1, loihi.DECAY_UNITY),
+        q.decay_v_int.clamp(0, loihi.DECAY_UNITY),
+        q.v_th_mant.clamp(0, loihi.V_TH_MANT_MAX),
+        q.bias_mant.clamp(loihi.BIAS_MANT_MIN, loihi.BIAS_MANT_MAX),
     )
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ashnets.stack import LayerStack, SpikingLayer
 from hw.errors import UserError
 from quantize.exact import exact_synapse
+from quantize.lower import lower
 from quantize.qat import QuantizedLayer, QuantizedStack
 from quantize.quantizers import quantizers_of
 
@@ -57,7 +58,8 @@ def settled(quantizer: str, layers: Iterable[str], method: str) -> str:
 
 @torch.no_grad()
 def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = "best") -> QuantizedStack:
-    """`stack` quantized after training on input spikes [T, B, ...], its quantizers as they are `settled`."""
+    """`stack` quantized after training on input spikes [T, B, ...], its quantizers as they are `settled`. `UserError`
+    names the layer and the value that the chip does not hold."""
     steps = steps_of(method)
     stack = deepcopy(stack).eval()  # its norms must not learn from the calibration
     made = QuantizedStack(stack, settled(quantizer, stack.neural_layers, method)).eval()
@@ -78,6 +80,7 @@ def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = 
                         quantized.neuron.v_th, lambda v_th, k: v_th * k, BALANCE, quantized, s_quantized, wanted
                     )
         s_float, s_quantized = wanted, quantized(s_quantized)
+    lower(made)  # refuses what the forward pass only clamps
     return made
 
 

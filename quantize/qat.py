@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ashnets.stack import LayerStack, SpikingLayer
 from hw.errors import UserError
 from quantize.exact import exact_synapse
-from quantize.integer_lif import IntegerLIFParams, integer_cuba_lif, quantize_params
+from quantize.integer_lif import IntegerLIFParams, integer_cuba_lif, round_params
 from quantize.quantizers import WeightQuantizer, quantizers_of
 
 
@@ -35,6 +35,7 @@ class QuantizedLayer(nn.Module):
 
     def __init__(self, name: str, layer: SpikingLayer, quantizer: WeightQuantizer) -> None:
         super().__init__()
+        refuse_not_finite(name, layer)
         self.name, self.quantizer, self.neuron = name, quantizer, deepcopy(layer.neuron)
         self.neuron.learn_threshold()
         quant = quantizer.brevitas()
@@ -73,16 +74,28 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def integers(self) -> LayerIntegers:
-        """The integers that the forward pass uses and that lowering hands to the chip."""
+        """The integers that lowering hands to the chip. They are those of the forward pass where the chip holds them;
+        the forward pass goes on with the nearest that it holds, and `hw.validate` refuses them."""
+        refuse_not_finite(self.name, self)
         weight_int, scale = self.weight()
-        return LayerIntegers(weight_int.round().long(), quantize_params(self.neuron.params(2), scale))
+        return LayerIntegers(weight_int.round().long(), round_params(self.neuron.params(2, exact=True), scale))
 
     def forward(self, s: Float[Tensor, "T B *rest"]) -> Float[Tensor, "T B *rest2"]:
         self._refuse_hooks()
         with torch.autocast(s.device.type, enabled=False):
             weight_int, scale = self.weight()
             a = exact_synapse(s.flatten(0, 1).float(), weight_int, self.synapse).unflatten(0, s.shape[:2])
-            return integer_cuba_lif(a, scale, self.neuron.params(a.ndim - 1), self.neuron.surrogate)
+            return integer_cuba_lif(a, scale, self.neuron.params(a.ndim - 1, exact=True), self.neuron.surrogate)
+
+
+def refuse_not_finite(name: str, layer: nn.Module) -> None:
+    """`UserError` where a value of the layer is infinite or no number."""
+    for key, value in (*layer.named_parameters(), *layer.named_buffers()):
+        odd = value[~value.isfinite()].tolist()
+        if odd:
+            raise UserError(
+                f"layer '{name}': {key} holds {odd[0]}, the chip holds finite values; train or export it anew"
+            )
 
 
 def folded_weight(layer: SpikingLayer) -> Tensor:

@@ -159,6 +159,7 @@ def quantized_weights(source: Run, quantizer: str, ptq: str = "plain") -> dict[s
         made = calibrated(floats, calibration_spikes(source, bundle.model), quantizer, ptq)
         quantized_stack(bundle.model).load_state_dict(made.state_dict())
     refuse_crushed(quantized_stack(bundle.model))
+    lower(quantized_stack(bundle.model))  # refuses what the chip does not hold before it is trained
     return bundle.state_dict()
 
 
@@ -220,10 +221,10 @@ def write_program(run: Run) -> None:
     """Lower the best checkpoint of a quantized run to `program/`, replacing an older one."""
     bundle = Bundle(run.config, len(run.answers))
     fill_from_best(bundle, run)
-    folder = run.folder / "program"
+    program, folder = lower(quantized_stack(bundle.model)), run.folder / "program"
     if folder.exists():
         shutil.rmtree(folder)
-    save_program(lower(quantized_stack(bundle.model)), folder)
+    save_program(program, folder)
 
 
 def check_resumable(run: Run) -> None:

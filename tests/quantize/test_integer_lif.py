@@ -57,7 +57,7 @@ def spikes_of(a, q: IntegerLIFParams, device: str):
 @given(
     seed=st.integers(0, 2**31),
     decay_u=st.integers(1, 4096),
-    decay_v=st.integers(1, 4096),
+    decay_v=st.integers(0, 4096),
     threshold=st.integers(0, 131071),
     magnitude=st.sampled_from([30, 3000, 120_000, 4_000_000]),
 )
@@ -150,7 +150,14 @@ def test_gradients_are_the_real_neurons_where_rounding_changes_nothing():
 
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
-    [("decay_u", 1e-9, 1), ("decay_v", 1.0, 4096), ("v_th", 1e9, 131071), ("bias", -1e9, -4096), ("bias", 0.49, 2)],
+    [
+        ("decay_u", 1e-9, 1),
+        ("decay_v", 1e-9, 0),
+        ("decay_v", 1.0, 4096),
+        ("v_th", 1e9, 131071),
+        ("bias", -1e9, -4096),
+        ("bias", 0.49, 2),
+    ],
 )
 def test_parameters_are_rounded_and_clamped_to_what_the_chip_holds(field, value, expected):
     p = LIFParams(*(torch.tensor(x) for x in (0.5, 0.5, 1.0, 0.0)))._replace(**{field: torch.tensor(value)})

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ashnets.config import AbstractConfig
+from ashnets.neurons import CubaLIF
 from ashnets.stack import SpikingLayer, SpikingStack, layer_spikes
 from hw.errors import UserError
+from hw.program import Dense, SpikingProgram
 from hw.simulate import open_backend
-from quantize import QuantizedStack, lower
+from quantize import QuantizedStack, as_stack, from_program, lower, ptq
 from quantize.exact import exact_synapse
-from quantize.qat import folded_weight
+from quantize.integer_lif import quantize_params
+from quantize.qat import QuantizedLayer, folded_weight
+from quantize.quantizers import WeightQuantizer
 from quantize.verify import mismatching_spikes
 
 
@@ -139,3 +143,65 @@ def test_a_layer_of_zeros_is_refused_by_name():
         stack.layers.dense1.synapse.weight.zero_()
     with pytest.raises(UserError, match="layer 'dense1': all weights are zero"):
         lower(stack)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("bias", 5000.0, r"bias_mant is 5000, Loihi holds -4096..4095; rescale"),
+        ("bias", -5000.0, r"bias_mant is -5000, Loihi holds"),
+        ("v_th", 200_000.0, r"v_th_mant is 200000, Loihi holds 0..131071"),
+        ("v_th", -3.0, r"v_th_mant is -3, Loihi holds"),
+    ],
+)
+def test_a_value_beyond_the_chip_is_clamped_in_training_and_refused_by_lowering_and_ptq(key, value, reason):
+    network = nn.Sequential(nn.Linear(6, 5, bias=False), CubaLIF(5))
+    with torch.no_grad():
+        network[0].weight.fill_(1 / 64)
+        getattr(network[1], key).fill_(value / 8192)  # 8192: int8 takes 2**-13 as its scale then
+    s = (torch.rand(4, 8, 6) < 0.4).float()
+    stack = QuantizedStack(as_stack(network, (6,), 4), "int8")
+    stack(s)
+    for make in (lambda: lower(stack), lambda: ptq(network, s, "int8", "plain")):
+        with pytest.raises(UserError, match=f"layer 0 '0': {reason}"):
+            make()
+
+
+def test_a_membrane_without_leak_stays_one():
+    layer = Dense(name="a", weight_int=np.array([[127, 3]]), decay_u_int=9, decay_v_int=0, v_th_mant=64)
+    program = SpikingProgram(input_shape=(2,), steps=3, layers=(layer,))
+    assert lower(ptq(from_program(program), torch.ones(3, 1, 2), "int8", "plain")).layers[0].decay_v_int == 0
+
+
+@pytest.mark.parametrize("quantizer", ["int8", "int4"])
+@pytest.mark.parametrize("key", ["weight", "bias"])
+def test_values_that_are_no_numbers_are_refused_by_layer(key, quantizer):
+    network = nn.Sequential(nn.Linear(6, 5, bias=False), CubaLIF(5))
+    s = torch.ones(4, 1, 6)
+    stack = ptq(network, s, quantizer, "plain")
+    for odd, part in (
+        (network, network[key == "bias"]),
+        (stack, stack.layers[0].get_submodule("neuron" if key == "bias" else "synapse")),
+    ):
+        with torch.no_grad():
+            getattr(part, key)[0] = torch.nan
+        with pytest.raises(UserError, match=rf"layer '0': \w+\.{key} holds nan, the chip holds finite values"):
+            lower(odd) if odd is stack else ptq(odd, s, quantizer, "plain")
+
+
+def test_decays_at_a_tie_are_integers_that_do_not_hang_on_the_processor(monkeypatch):
+    """Next to a tie the last bit of a float32 sigmoid decides, and processors differ in it."""
+    ties = torch.special.logit((torch.arange(4096, dtype=torch.float64) + 0.5) / 4096).float()
+    logits = torch.cat([ties.view(torch.int32) + k for k in range(-8, 9)]).view(torch.float32)
+    channels = len(logits)
+    expected = ((1 / (1 + np.exp(-logits.numpy().astype(np.float64)))).astype(np.float32) * 4096).round()
+    neuron = CubaLIF(channels, per_channel=True)
+    with torch.no_grad():
+        neuron.decay_v_logit.copy_(logits)
+    layer = SpikingLayer(nn.Linear(1, channels, bias=False), neuron, nn.Identity())
+    quantized = QuantizedLayer("a", layer, WeightQuantizer.named("int8"))
+    np.testing.assert_array_equal(quantized.integers().neuron.decay_v_int.numpy(), expected)
+    taken, names = [], QuantizedLayer.forward.__globals__
+    monkeypatch.setitem(names, "integer_cuba_lif", lambda a, scale, p, _: taken.append(quantize_params(p, scale)) or a)
+    quantized(torch.ones(1, 1, 1))
+    np.testing.assert_array_equal(taken[0].decay_v_int.reshape(-1).numpy(), np.clip(expected, 0, 4096))
