@@ -6,6 +6,7 @@ way, as long as nothing but reshaping lies between its layers: `nn.Linear` or `n
 """
 
 from collections import OrderedDict
+from collections.abc import Container
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn
@@ -32,10 +33,23 @@ _FIXES: dict[type[nn.Module], str] = {
 class _Call:
     path: str
     module: nn.Module
-    given: Tensor
-    made: Tensor
+    given: "_Seen"
+    made: "_Seen"
 
 
+@dataclass
+class _Seen:
+    """What was given or made, most often a tensor. version: how often its memory had been written to by then."""
+
+    tensor: Any
+    version: int
+
+    @classmethod
+    def now(cls, tensor: Any) -> "_Seen":
+        return cls(tensor, getattr(tensor, "_version", 0))
+
+
+@torch.inference_mode(False)  # whose tensors count no versions
 @torch.no_grad()
 def as_stack(network: nn.Module, input_shape: tuple[int, ...], steps: int) -> LayerStack:
     """The chain of `network`'s own layers (shared, not copied). It takes spikes [T, B, *input_shape].
@@ -55,10 +69,10 @@ def as_stack(network: nn.Module, input_shape: tuple[int, ...], steps: int) -> La
         if not any(True for _ in module.children())
     ]
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    s_in = (torch.rand(steps, _BATCH, *input_shape, device=device) < 0.5).float()
+    s_in = _Seen.now((torch.rand(steps, _BATCH, *input_shape, device=device) < 0.5).float())
     modes = [(module, module.training) for module in network.modules()]
     try:
-        output = network.eval()(s_in)
+        output = network.eval()(s_in.tensor)
     except RuntimeError as error:
         raise UserError(
             f"the network does not take spikes of shape [T={steps}, B, {', '.join(map(str, input_shape))}] "
@@ -81,14 +95,14 @@ def _record(calls: list[_Call], path: str) -> Any:
             _refuse(
                 path, "is called twice; a program is a chain, give every layer its own module and all T steps at once"
             )
-        calls.append(_Call(path, module, given[0], made))
+        calls.append(_Call(path, module, _Seen.now(given[0]), _Seen.now(made)))
 
     return hook
 
 
-def _chain(calls: list[_Call], s_in: Tensor, shape: tuple[int, ...]) -> tuple[OrderedDict[str, nn.Module], tuple]:
+def _chain(calls: list[_Call], s_in: _Seen, shape: tuple[int, ...]) -> tuple[OrderedDict[str, nn.Module], tuple]:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    last, before = s_in, "the input"
+    last, before, steps = s_in, "the input", len(s_in.tensor)
     synapse: _Call | None = None
     norm: nn.Module | None = None
     for call in calls:
@@ -96,32 +110,27 @@ def _chain(calls: list[_Call], s_in: Tensor, shape: tuple[int, ...]) -> tuple[Or
             _refuse(
                 call.path,
                 f"takes something else than {before} gave; only reshaping may lie between layers (no sums, residuals, "
-                "concatenation or reordering)",
+                "concatenation, reordering or writing in place)",
             )
         module = call.module
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             if synapse is not None:
                 _refuse(call.path, f"follows '{synapse.path}' without neurons between; put a CubaLIF there")
             _check_synapse(call, shape)
-            if isinstance(module, nn.Linear) and len(shape) == 3:
-                layers["flatten"], shape = nn.Flatten(2), (prod(shape),)
-            synapse = call
+            if isinstance(module, nn.Linear) and len(shape) > 1:
+                layers[free_name("flatten", layers)], shape = nn.Flatten(2), (prod(shape),)
+            synapse, shape = call, tuple(call.made.tensor.shape[-len(shape) :])
         elif isinstance(module, FoldableNorm):
             if synapse is None or norm is not None:
                 _refuse(call.path, "does not stand between a synapse and its neurons; move it there")
+            _check_shape(call, synapse, len(module.gain), (steps * _BATCH, *shape), "x.flatten(0, 1)")
             norm = module
         elif isinstance(module, CubaLIF):
             if synapse is None:
                 _refuse(call.path, "has no synapses of its own; put a Linear or Conv2d in front")
             assert isinstance(synapse.module, (nn.Linear, nn.Conv2d))
-            if call.made.shape[:2] != s_in.shape[:2]:
-                _refuse(
-                    call.path,
-                    f"runs on {list(call.made.shape)}; neurons take [T, B, ...], all steps at once: "
-                    "x.unflatten(0, (T, B))",
-                )
-            shape = tuple(call.made.shape[2:])
-            layers[_name(synapse.path)] = SpikingLayer(synapse.module, module, norm or nn.Identity())
+            _check_shape(call, synapse, len(module.bias), (steps, _BATCH, *shape), "x.unflatten(0, (T, B))")
+            layers[free_name(_name(synapse.path), layers)] = SpikingLayer(synapse.module, module, norm or nn.Identity())
             synapse, norm = None, None
         elif not isinstance(module, _PASSING):
             _refuse(call.path, f"is {_what(module)}, which the chip does not hold; leave it outside of the network")
@@ -145,14 +154,27 @@ def _check_synapse(call: _Call, shape: tuple[int, ...]) -> None:
     if isinstance(module, nn.Conv2d):
         if len(shape) != 3:
             _refuse(path, f"is a convolution on {shape}, which a layer before has flattened; keep (C, H, W)")
+        if tuple(call.given.tensor.shape[-3:]) != shape:
+            _refuse(path, f"runs on {list(call.given.tensor.shape)}; keep the (C, H, W) that it is given, {shape}")
         if module.padding_mode != "zeros" or isinstance(module.padding, str):
             _refuse(path, f"pads by {module.padding_mode!r} {module.padding!r}; pad with zeros by numbers")
     elif module.in_features != prod(shape):
         _refuse(path, f"takes {module.in_features} of the {prod(shape)} values of a step {shape}; flatten them first")
 
 
+def _check_shape(call: _Call, synapse: _Call, channels: int, expected: tuple[int, ...], fix: str) -> None:
+    """Refuse a norm or neurons of other channels than the synapse in front, or on another shape than `expected`."""
+    found, given = call.given.tensor.shape, synapse.module.get_parameter("weight").shape[0]
+    if channels != given:
+        _refuse(call.path, f"has {channels} channels, '{synapse.path}' in front gives {given}; make them as many")
+    if found != expected:
+        _refuse(
+            call.path, f"runs on {list(found)}, all T steps of what '{synapse.path}' gave are {list(expected)}; {fix}"
+        )
+
+
 def _check_end(calls: list[_Call], output: Any) -> None:
-    if not isinstance(output, Tensor) or not _same_values(output, calls[-1].made):
+    if not _same_values(_Seen.now(output), calls[-1].made):
         raise UserError(
             "the network gives something else than its last neurons' spikes; leave the readout (a sum or mean over "
             "time, a classifier) outside of it"
@@ -166,15 +188,27 @@ def _check_all_called(network: nn.Module, calls: list[_Call]) -> None:
             _refuse(path, "is never called; remove it, or call it")
 
 
-def _same_values(a: Tensor, b: Tensor) -> bool:
-    """Whether a is b in another shape, in the same order."""
+def _same_values(seen: _Seen, before: _Seen) -> bool:
+    """Whether one is the other in another shape, in the same order, and nothing wrote to it between."""
+    a, b = seen.tensor, before.tensor
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return False
     same = a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() and a.numel() == b.numel()
-    return same and a.is_contiguous() and b.is_contiguous()
+    return same and a.is_contiguous() and b.is_contiguous() and seen.version == before.version
 
 
 def _name(path: str) -> str:
     """A layer's name: its synapse's path, without what all of a stack's have in common."""
-    return path.removesuffix(".synapse").removeprefix("layers.").replace(".", "_")
+    return path.removesuffix(".synapse").removeprefix("layers.")
+
+
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """A name for a layer of a stack, as near as torch takes it to the one that is wanted: 'a.b' -> 'a_b', or 'a_b_'
+    where that is taken."""
+    name = wanted.replace(".", "_")
+    while not name or name in taken or hasattr(nn.Sequential(), name):
+        name += "_"
+    return name
 
 
 def _what(module: nn.Module) -> str:

@@ -1,5 +1,8 @@
 """Bring your own network: what is a chain is found however it is written, what is not is refused by module path."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +137,101 @@ class Idle(Readout):
 class Turned(Readout):
     def forward(self, s: torch.Tensor) -> torch.Tensor:
         return self.body(s.transpose(0, 1).contiguous()).transpose(0, 1)
+
+
+class Between(nn.Module):
+    """A convolution and a dense layer with something done to what is handed on: before, between or behind."""
+
+    def __init__(self, place: str, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+        super().__init__()
+        self.conv, self.n = nn.Conv2d(2, 3, 3, padding=1, bias=False), CubaLIF(3)
+        self.fc, self.m = nn.Linear(72, 5, bias=False), CubaLIF(5)
+        self.place, self.change = place, change
+
+    def changed(self, place: str, x: torch.Tensor) -> torch.Tensor:
+        found = self.change(x) if place == self.place else x
+        return x if found is None else found
+
+    def forward(self, s: torch.Tensor) -> torch.Tensor:
+        x = self.conv(self.changed("conv", s.flatten(0, 1)))
+        x = self.n(self.changed("n", x.unflatten(0, s.shape[:2])))
+        x = self.fc(self.changed("fc", x.flatten(2)))
+        return self.changed("end", self.m(self.changed("m", x)))
+
+
+@pytest.mark.parametrize("place", ["conv", "n", "fc", "m"])
+def test_writing_in_place_between_layers_is_seen(place):
+    network = Between(place, lambda x: x.mul_(4))
+    with pytest.raises(UserError, match=f"module '{place}' takes something else .*writing in place"):
+        quantize.as_stack(network, (2, 4, 6), 8)
+    network.change = lambda x: x.mul(4)
+    with pytest.raises(UserError, match=f"module '{place}' takes something else"):
+        quantize.as_stack(network, (2, 4, 6), 8)
+    network.change = lambda x: x
+    quantize.as_stack(network, (2, 4, 6), 8)
+    with torch.inference_mode():
+        quantize.as_stack(network, (2, 4, 6), 8)
+
+
+def test_writing_in_place_to_the_output_is_seen():
+    with pytest.raises(UserError, match="gives something else than its last neurons' spikes"):
+        quantize.as_stack(Between("end", lambda x: x.neg_().add_(1)), (2, 4, 6), 8)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("conv", r"module 'conv' runs on \[16, 2, 6, 4\]; keep the \(C, H, W\) that it is given, \(2, 4, 6\)"),
+        ("n", r"module 'n' runs on \[8, 2, 3, 6, 4\], all T steps of what 'conv' gave are \[8, 2, 3, 4, 6\]"),
+    ],
+)
+def test_an_image_in_another_shape_is_seen(place, reason):
+    network = Between(place, lambda x: x.reshape(*x.shape[:-2], 6, 4))
+    network(spikes(8, 2, 2, 4, 6))
+    with pytest.raises(UserError, match=reason):
+        quantize.as_stack(network, (2, 4, 6), 8)
+
+
+@pytest.mark.parametrize(
+    ("norm", "neurons"), [(nn.Identity(), CubaLIF(3)), (nn.Identity(), CubaLIF(9)), (FoldableNorm(2), CubaLIF(5))]
+)
+def test_norms_and_neurons_of_other_channels_than_their_synapses_are_seen(norm, neurons):
+    with pytest.raises(UserError, match=r"has \d channels, '0' in front gives 5; make them as many"):
+        quantize.as_stack(dense(norm, neurons), (6,), 8)
+
+
+def test_a_norm_over_the_batch_is_seen():
+    network = nn.Sequential(nn.Linear(6, 2, bias=False), FoldableNorm(2), CubaLIF(2))
+    with pytest.raises(UserError, match=r"module '1' runs on \[8, 2, 2\], .* are \[16, 2\]; x.flatten\(0, 1\)"):
+        quantize.as_stack(network, (6,), 8)
+
+
+class Named(nn.Module):
+    """Modules whose paths are one name, or none that a stack can have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(OrderedDict(fc=nn.Linear(6, 6, bias=False), n=CubaLIF(6)))
+        self.block_fc, self.m = nn.Linear(6, 6, bias=False), CubaLIF(6)
+        self.append, self.p = nn.Linear(6, 6, bias=False), CubaLIF(6)
+        self.flatten, self.q = nn.Linear(6, 5, bias=False), CubaLIF(5)
+
+    def forward(self, s: torch.Tensor) -> torch.Tensor:
+        return self.q(self.flatten(self.p(self.append(self.m(self.block_fc(self.block(s.flatten(2))))))))
+
+
+def test_no_layer_is_lost_to_another_of_its_name():
+    network, s = lively(Named()), spikes(5, 3, 1, 2, 3)
+    stack = quantize.as_stack(network, (1, 2, 3), 5)
+    assert list(stack.layers._modules) == ["flatten", "block_fc", "block_fc_", "append_", "flatten_"]
+    with torch.no_grad():
+        assert torch.equal(stack(s), network(s))
+
+
+def test_a_step_of_two_axes_is_flattened():
+    network, s = lively(nn.Sequential(nn.Flatten(2), *dense())), spikes(5, 3, 2, 3)
+    with torch.no_grad():
+        assert torch.equal(quantize.as_stack(network, (2, 3), 5)(s), network(s))
 
 
 @pytest.mark.parametrize(
