@@ -20,8 +20,11 @@ from ashnets.stack import LayerStack, SpikingLayer
 from hw import loihi
 from hw.errors import UserError
 from hw.exchange.nir_file import DT
+from hw.hdf5 import opened
 from hw.netx_reader import read_net
 from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
+from quantize.qat import refuse_not_finite
+from quantize.trace import free_name
 
 
 def from_net(path: Path, *, steps: int, input_shape: tuple[int, ...] | None = None) -> LayerStack:
@@ -35,7 +38,7 @@ def from_program(program: SpikingProgram) -> LayerStack:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for layer in program.layers:
         if isinstance(layer, Flatten):
-            layers[layer.name] = nn.Flatten(2)
+            layers[free_name(layer.name, layers)] = nn.Flatten(2)
             continue
         if isinstance(layer, (Input, Recurrent)) or (isinstance(layer, Dense) and layer.delay.any()):
             raise UserError(
@@ -50,7 +53,9 @@ def from_program(program: SpikingProgram) -> LayerStack:
         geometry = {}
         if isinstance(layer, Conv):
             geometry = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
-        layers[layer.name] = _layer(layer.name, weight, *decays, layer.v_th_mant * unit, bias, geometry)
+        layers[free_name(layer.name, layers)] = _layer(
+            layer.name, weight, *decays, layer.v_th_mant * unit, bias, geometry
+        )
     return LayerStack(layers, program.input_shape, program.output_shape, program.steps)
 
 
@@ -62,15 +67,20 @@ def from_nir(path: Path, *, steps: int, dt: float | None = None) -> LayerStack:
     """
     import nir
 
+    with opened(path, "a NIR file"):
+        try:
+            graph = nir.read(path)
+            return _from_graph(graph, steps, _step_of(graph) if dt is None else dt)
+        except (AssertionError, AttributeError, IndexError) as error:  # of `nir`, for nodes that are none
+            raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _step_of(graph: Any) -> float:
+    found = graph.metadata.get("dt", DT)
     try:
-        graph = nir.read(path)
-    except (OSError, KeyError, ValueError, TypeError, AssertionError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a NIR file that can be read ({reason}); export it again") from error
-    try:
-        return _from_graph(graph, steps, float(graph.metadata.get("dt", DT)) if dt is None else dt)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        return float(found)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"its metadata dt is {found!r}, not seconds of a step; pass dt") from error
 
 
 def _from_graph(graph: Any, steps: int, dt: float) -> LayerStack:
@@ -82,7 +92,7 @@ def _from_graph(graph: Any, steps: int, dt: float) -> LayerStack:
         if kind == "Input":
             shape = tuple(int(size) for size in node.input_type["input"])
         elif kind == "Flatten":
-            layers[name], shape = nn.Flatten(2), (int(np.prod(shape)),)
+            layers[free_name(name, layers)], shape = nn.Flatten(2), (int(np.prod(shape)),)
         elif kind in ("Linear", "Affine", "Conv2d"):
             if synapse is not None:
                 raise UserError(f"node '{name}': follows other synapses without neurons between; put neurons there")
@@ -92,7 +102,7 @@ def _from_graph(graph: Any, steps: int, dt: float) -> LayerStack:
         elif kind in ("CubaLIF", "LIF"):
             if synapse is None:
                 raise UserError(f"node '{name}': neurons without synapses; put a Linear or Conv2d node in front")
-            layers[name] = _of_nodes(name, synapse, node, dt)
+            layers[free_name(name, layers)] = _of_nodes(name, synapse, node, dt)
             shape, synapse = tuple(node.v_threshold.shape), None
         elif kind != "Output":
             raise UserError(f"node '{name}': is {kind}, which the chip does not hold; remove it or use CubaLIF")
@@ -121,6 +131,9 @@ def _chain(graph: Any) -> list[tuple[str, Any]]:
 def _of_nodes(name: str, synapse: Any, neuron: Any, dt: float) -> SpikingLayer:
     def channelwise(key: str) -> np.ndarray:
         value = np.asarray(getattr(neuron, key), np.float64)
+        if not np.isfinite(value).all():
+            odd = value[~np.isfinite(value)][0]
+            raise UserError(f"node '{name}': {key} holds {odd}, not finite values; train or export it anew")
         each = value.reshape(value.shape[0], -1)
         if np.any(each != each[:, :1]):
             raise UserError(f"node '{name}': {key} differs inside a channel, a program holds one per channel; share it")
@@ -165,6 +178,8 @@ def _layer(
     channels = weight.shape[0]
     if v_th.ndim and np.all(v_th == v_th[0]):
         v_th = v_th[0]
+    if np.any(v_th < 0):
+        raise UserError(f"layer '{name}': its threshold is {v_th.min():g}, the chip holds none below 0; raise it")
     if np.ndim(v_th):
         if not np.all(v_th > 0):
             raise UserError(
@@ -185,4 +200,6 @@ def _layer(
         neuron.bias.copy_(torch.from_numpy(np.broadcast_to(bias, (channels,)).copy()))
         for logit, decay in zip((neuron.decay_u_logit, neuron.decay_v_logit), decays, strict=True):
             logit.copy_(torch.tensor(decay[0] if shared else decay).clamp(1e-6, 1 - 1e-6).logit())
-    return SpikingLayer(synapse, neuron, nn.Identity())
+    layer = SpikingLayer(synapse, neuron, nn.Identity())
+    refuse_not_finite(name, layer)
+    return layer

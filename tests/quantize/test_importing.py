@@ -1,5 +1,7 @@
 """Networks from NIR and `.net`: the same integers come out again, real dynamics are taken over, the rest is refused."""
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import nir
@@ -103,6 +105,9 @@ def test_a_neuron_without_current_passes_its_input_on_at_once(tmp_path):
         (cuba(v_reset=np.ones(2)), None, "v_reset is not 0"),
         (cuba(tau_syn=np.full(2, 1e-5)), None, r"dt / tau_syn is 10, a decay lies in \(0, 1\]; pass the dt"),
         (cuba(), nir.Affine(weight=np.ones((2, 3)), bias=np.ones(2)), "has a bias"),
+        (cuba(v_threshold=np.full(2, -0.5)), None, "its threshold is -0.5, the chip holds none below 0"),
+        (cuba(v_leak=np.array([np.nan, 0])), None, "v_leak holds nan, not finite values"),
+        (cuba(), nir.Linear(weight=np.full((2, 3), np.inf)), "synapse.weight holds inf, the chip holds finite values"),
         (nir.IF(r=np.ones(2), v_threshold=np.ones(2)), None, "is IF, which the chip does not hold"),
     ],
 )
@@ -126,6 +131,37 @@ def test_graphs_that_branch_and_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "b.nir").write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a NIR file"):
         quantize.from_nir(tmp_path / "b.nir", steps=4)
+
+
+def test_a_step_that_is_no_number_is_refused_and_another_one_taken(tmp_path):
+    graph = nir.NIRGraph.from_list(nir.Linear(weight=np.ones((2, 3))), cuba())
+    graph.metadata["dt"] = "soon"
+    nir.write(tmp_path / "a.nir", graph)
+    with pytest.raises(UserError, match=r"a.nir: its metadata dt is 'soon', not seconds of a step; pass dt"):
+        quantize.from_nir(tmp_path / "a.nir", steps=4)
+    quantize.from_nir(tmp_path / "a.nir", steps=4, dt=1e-4)
+
+
+@pytest.mark.parametrize("part", [b"HEAP", b"SNOD", b"TREE"])
+def test_a_damaged_file_is_refused_whatever_h5py_says_of_it(part, tmp_path):
+    path = foreign(tmp_path / "a.nir", cuba())
+    whole = path.read_bytes()
+    for found in re.finditer(part, whole):
+        path.write_bytes(whole[: found.start()] + b"\xff" + whole[found.start() + 1 :])
+        with pytest.raises(UserError, match=r"a.nir: not a NIR file that can be read \(.*\); export it again"):
+            quantize.from_nir(path, steps=4)
+
+
+def test_names_that_torch_does_not_take_for_layers_are_changed(tmp_path):
+    nodes = {"input": nir.Input(input_type={"input": np.array([3])})}
+    for size, name in ((3, "a.b"), (2, "a_b"), (2, "train")):
+        nodes |= {f"{name}.w": nir.Linear(weight=np.ones((2, size))), name: cuba()}
+    nodes["output"] = nir.Output(output_type={"output": np.array([2])})
+    nir.write(tmp_path / "a.nir", nir.NIRGraph(nodes, list(pairwise(nodes))))
+    stack = quantize.from_nir(tmp_path / "a.nir", steps=4, dt=1e-3)
+    assert list(stack.neural_layers) == ["a_b", "a_b_", "train_"]
+    made = of(layer("a.b"), layer("a_b"))
+    assert list(quantize.from_program(made).neural_layers) == ["a_b", "a_b_"]
 
 
 @pytest.mark.parametrize("made", [of(RECURRENT), of(layer(delay=np.array([1, 0])))])
