@@ -59,20 +59,29 @@ def read_nir(path: Path) -> SpikingProgram:
 
 
 def nir_graph(program: SpikingProgram) -> nir.NIRGraph:
-    """The graph: input, then each layer's synapses `NAME_synapses` and neurons `NAME`, then output."""
+    """The graph: input, then each layer's synapses `NAME_synapses` and neurons `NAME`, then output. A name that another
+    node has gets `_` behind it."""
     validate(program)
     if program.input_bits:
         raise UserError(f"input_bits is {program.input_bits}, NIR's spikes are binary; export to qcdq")
     nodes: dict[str, nir.NIRNode] = {"input": nir.Input(input_type={"input": np.array(program.input_shape)})}
+
+    def add(name: str, node: nir.NIRNode) -> None:
+        while name in (*nodes, "output"):
+            name += "_"
+        nodes[name] = node
+
     shape = program.input_shape
     for layer in program.layers:
         out = program.shapes[layer.name]
+        if not layer.name.isascii() or not layer.name.isprintable() or "/" in layer.name or layer.name in ("", "."):
+            raise UserError(f"layer '{layer.name}': NIR's names are ASCII, not '', not '.', and without '/'; rename it")
         if isinstance(layer, Flatten):
-            nodes[layer.name] = nir.Flatten({"input": np.array(shape)}, start_dim=0, end_dim=-1)
+            add(layer.name, nir.Flatten({"input": np.array(shape)}, start_dim=0, end_dim=-1))
         else:
             _refuse(layer)
-            nodes[f"{layer.name}_synapses"] = _synapses(layer, shape)
-            nodes[layer.name] = _neurons(layer, out)
+            add(f"{layer.name}_synapses", _synapses(layer, shape))
+            add(layer.name, _neurons(layer, out))
         shape = out
     nodes["output"] = nir.Output(output_type={"output": np.array(shape)})
     names = list(nodes)

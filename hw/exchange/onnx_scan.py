@@ -9,6 +9,7 @@ itself.
 import onnx
 from onnx import TensorProto, helper
 
+from hw.errors import UserError
 from hw.exchange.onnx_step import StepGraph, finished
 from hw.program import SpikingProgram
 
@@ -41,6 +42,11 @@ def scan_model(program: SpikingProgram) -> onnx.ModelProto:
     ends = [f"{name}.end" for name, _, _ in step.states]
     series = [f"series.{name}" for name, _ in step.spikes]
     nodes.append(helper.make_node("Scan", [*zeros, "spikes"], [*ends, *series], body=body, num_scan_inputs=1))
+    if odd := set(series) & {name for name, _ in step.spikes}:
+        taken = odd.pop().removesuffix(".spikes")
+        raise UserError(
+            f"layer '{taken}': a scan calls the spikes of '{taken.removeprefix('series.')}' so; rename it, or export to qcdq"
+        )
     for (name, _), found in zip(step.spikes, series, strict=True):
         nodes.append(helper.make_node("Identity", [found], [name]))
     graph = helper.make_graph(

@@ -1,6 +1,7 @@
 """Exported files: the same integers read back, the same spikes run, everything else refused and nothing left behind."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -183,6 +184,37 @@ def test_nir_holds_real_units_and_refuses_values_that_its_integers_do_not_make(t
         file["node/nodes/fc/v_threshold"][1] = 1
     with pytest.raises(UserError, match="'node/nodes/fc/v_threshold' is not what its integers make"):
         FORMATS["nir"].read(path, Sample.of(program))
+
+
+@pytest.mark.parametrize(
+    ("names", "nodes"),
+    [
+        (("hidden", "output"), ["hidden_synapses", "hidden", "output_synapses", "output_"]),
+        (("input", "a"), ["input_synapses", "input_", "a_synapses", "a"]),
+        (("x", "x_synapses"), ["x_synapses", "x", "x_synapses_synapses", "x_synapses_"]),
+        (("x_synapses", "x"), ["x_synapses_synapses", "x_synapses", "x_synapses_", "x"]),
+    ],
+)
+def test_layers_whose_names_nodes_of_nir_have_keep_nodes_of_their_own(names, nodes, tmp_path):
+    program = of(*(layer(name) for name in names))
+    export_program(program, tmp_path / "out", "nir", random_spikes(program, 2))
+    found = nir.read(tmp_path / "out" / "network.nir")
+    order = ["input", *nodes, "output"]
+    assert sorted(found.nodes) == sorted(order)
+    assert sorted(found.edges) == sorted(pairwise(order))
+    assert_equal(program, read_export(tmp_path / "out")[0])
+
+
+@pytest.mark.parametrize("name", ["a/b", ".", "", "\0", "\u00fc"])
+def test_names_that_a_nir_file_does_not_take_are_refused(name, tmp_path):
+    with pytest.raises(UserError, match=r"NIR's names are ASCII, .*; rename it"):
+        export_program(of(layer(name)), tmp_path / "out", "nir", random_spikes(of(layer()), 2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_the_scan_graph_needs_is_refused():
+    with pytest.raises(UserError, match=r"layer 'series\.a': a scan calls the spikes of 'a' so; rename it"):
+        model_of(of(layer("a"), layer("series.a")), "qcdq-scan")
 
 
 RECURRENT = Recurrent(
