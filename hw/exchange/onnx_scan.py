@@ -43,9 +43,10 @@ def scan_model(program: SpikingProgram) -> onnx.ModelProto:
     series = [f"series.{name}" for name, _ in step.spikes]
     nodes.append(helper.make_node("Scan", [*zeros, "spikes"], [*ends, *series], body=body, num_scan_inputs=1))
     if odd := set(series) & {name for name, _ in step.spikes}:
-        taken = odd.pop().removesuffix(".spikes")
+        spikes = odd.pop()
         raise UserError(
-            f"layer '{taken}': a scan calls the spikes of '{taken.removeprefix('series.')}' so; rename it, or export to qcdq"
+            f"layer '{spikes.removesuffix('.spikes')}': a scan needs the name '{spikes}' for another layer; rename it, "
+            "or export to qcdq"
         )
     for (name, _), found in zip(step.spikes, series, strict=True):
         nodes.append(helper.make_node("Identity", [found], [name]))

@@ -213,7 +213,7 @@ def test_names_that_a_nir_file_does_not_take_are_refused(name, tmp_path):
 
 
 def test_a_name_that_the_scan_graph_needs_is_refused():
-    with pytest.raises(UserError, match=r"layer 'series\.a': a scan calls the spikes of 'a' so; rename it"):
+    with pytest.raises(UserError, match=r"layer 'series\.a': a scan needs the name 'series.a.spikes' for another"):
         model_of(of(layer("a"), layer("series.a")), "qcdq-scan")
 
 

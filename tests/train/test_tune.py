@@ -7,12 +7,22 @@ import pytest
 import torch
 
 from ashnets.cli import main
+from hw.errors import UserError
 from tests.conftest import micro_config
 from tests.hw.test_remote import worker
 from train.checkpoint import best_checkpoint
 from train.evaluate import evaluate_answers
 from train.run import Run, load_model, open_run, run_program
-from train.stages import load_split, new_run, qat_config, quantized_run, train_run, tuned_run
+from train.stages import (
+    load_split,
+    new_run,
+    qat_config,
+    quantized_run,
+    quantized_weights,
+    train_run,
+    tuned_run,
+    write_program,
+)
 
 CPU = torch.device("cpu")
 FLAWED = "imperfect:dead=0.2,stuck=0.1,spread=0.2,seed=1"
@@ -38,6 +48,20 @@ def test_tuning_goes_on_from_the_quantized_weights_and_ends_with_a_program(quant
     perfect = train_run(tuned_run(quantized, tmp_path / "perfect", "reference", 4), CPU, init=quantized)
     other = best_checkpoint(perfect.folder).evaluated_weights()
     assert any(not torch.equal(after[name], other[name]) for name in after)
+
+
+def test_what_the_chip_does_not_hold_is_refused_before_training_and_leaves_the_older_program(
+    quantized, tmp_path, monkeypatch
+):
+    def refuse(stack: torch.nn.Module) -> None:
+        raise UserError("bias_mant is 5000")
+
+    monkeypatch.setattr("train.stages.lower", refuse)
+    with pytest.raises(UserError, match="bias_mant is 5000"):
+        quantized_weights(open_run(tmp_path / "float"), "int8")
+    with pytest.raises(UserError, match="bias_mant is 5000"):
+        write_program(quantized)
+    run_program(quantized)
 
 
 def test_the_command_refuses_a_float_run_and_an_unknown_chip(quantized, tmp_path, capsys):
