@@ -11,17 +11,18 @@ from hw.validate import validate
 from quantize.qat import QuantizedLayer, QuantizedStack
 
 
-def lower(stack: QuantizedStack) -> SpikingProgram:
-    """The program that spikes as `stack` does, checked against the chip's limits."""
+def lower(stack: QuantizedStack, *, clamped: bool = True) -> SpikingProgram:
+    """The program that spikes as `stack` does, checked against the chip's limits. clamped: a threshold, bias or decay
+    that training drove beyond them is the nearest within, as in the stack's forward pass; else it is refused."""
     layers = tuple(
-        _lower_layer(name, layer) if isinstance(layer, QuantizedLayer) else Flatten(name=name)
+        _lower_layer(name, layer, clamped) if isinstance(layer, QuantizedLayer) else Flatten(name=name)
         for name, layer in stack.layers.named_children()
     )
     return validate(SpikingProgram(input_shape=stack.input_shape, steps=stack.steps, layers=layers))
 
 
-def _lower_layer(name: str, layer: QuantizedLayer) -> Layer:
-    weight_int, neuron = layer.integers()
+def _lower_layer(name: str, layer: QuantizedLayer, clamped: bool) -> Layer:
+    weight_int, neuron = layer.integers(clamped)
     scale = float(layer.weight()[1])
     common: dict[str, Any] = {
         "name": name,

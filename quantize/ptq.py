@@ -80,7 +80,7 @@ def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = 
                         quantized.neuron.v_th, lambda v_th, k: v_th * k, BALANCE, quantized, s_quantized, wanted
                     )
         s_float, s_quantized = wanted, quantized(s_quantized)
-    lower(made)  # refuses what the forward pass only clamps
+    lower(made, clamped=False)  # refuses what the forward pass only clamps
     return made
 
 

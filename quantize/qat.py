@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ashnets.stack import LayerStack, SpikingLayer
 from hw.errors import UserError
 from quantize.exact import exact_synapse
-from quantize.integer_lif import IntegerLIFParams, integer_cuba_lif, round_params
+from quantize.integer_lif import IntegerLIFParams, integer_cuba_lif, quantize_params, round_params
 from quantize.quantizers import WeightQuantizer, quantizers_of
 
 
@@ -73,12 +73,13 @@ class QuantizedLayer(nn.Module):
         return weight_int, scale
 
     @torch.no_grad()
-    def integers(self) -> LayerIntegers:
-        """The integers that lowering hands to the chip. They are those of the forward pass where the chip holds them;
-        the forward pass goes on with the nearest that it holds, and `hw.validate` refuses them."""
+    def integers(self, clamped: bool = True) -> LayerIntegers:
+        """The integers that the forward pass uses and that lowering hands to the chip: the nearest that it holds; or,
+        not clamped, the nearest."""
         refuse_not_finite(self.name, self)
         weight_int, scale = self.weight()
-        return LayerIntegers(weight_int.round().long(), round_params(self.neuron.params(2, exact=True), scale))
+        params, made = self.neuron.params(2, exact=True), quantize_params if clamped else round_params
+        return LayerIntegers(weight_int.round().long(), made(params, scale))
 
     def forward(self, s: Float[Tensor, "T B *rest"]) -> Float[Tensor, "T B *rest2"]:
         self._refuse_hooks()

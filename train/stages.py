@@ -159,7 +159,7 @@ def quantized_weights(source: Run, quantizer: str, ptq: str = "plain") -> dict[s
         made = calibrated(floats, calibration_spikes(source, bundle.model), quantizer, ptq)
         quantized_stack(bundle.model).load_state_dict(made.state_dict())
     refuse_crushed(quantized_stack(bundle.model))
-    lower(quantized_stack(bundle.model))  # refuses what the chip does not hold before it is trained
+    lower(quantized_stack(bundle.model), clamped=False)  # refuses what the chip does not hold before it is trained
     return bundle.state_dict()
 
 

@@ -53,7 +53,7 @@ def test_tuning_goes_on_from_the_quantized_weights_and_ends_with_a_program(quant
 def test_what_the_chip_does_not_hold_is_refused_before_training_and_leaves_the_older_program(
     quantized, tmp_path, monkeypatch
 ):
-    def refuse(stack: torch.nn.Module) -> None:
+    def refuse(stack: torch.nn.Module, **_: bool) -> None:
         raise UserError("bias_mant is 5000")
 
     monkeypatch.setattr("train.stages.lower", refuse)
