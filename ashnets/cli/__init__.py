@@ -18,8 +18,9 @@ from ashnets.cli.bits import search, sensitivity
 from ashnets.cli.chip import doctor, keys, report, simulate, worker
 from ashnets.cli.common import ARGUMENTS
 from ashnets.cli.data import data
+from ashnets.cli.evaluation import evaluate
 from ashnets.cli.exchange import export, run, verify
-from ashnets.cli.models import demo, evaluate, finetune, quantize, train, tune
+from ashnets.cli.models import demo, finetune, quantize, train, tune
 from ashnets.cli.recipes import recipe
 from ashnets.cli.serve import serve
 from hw.errors import BackendError, Stopped, UserError

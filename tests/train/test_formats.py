@@ -2,7 +2,6 @@
 
 import json
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from ashnets.cli import main
 from hw.errors import UserError
-from tests.train.official import MAKERS, dump, encoded, picture, shard
+from tests.train.official import MAKERS, dump, picture
 from train.data import collate, load
 from train.data.check import check_folder
 from train.data.formats import FORMATS, detect, open_folder
@@ -320,71 +319,12 @@ def test_the_test_questions_of_the_server_are_preferred_to_the_development_ones(
     assert len(load(str(tmp_path), "test", 8)) == 2
 
 
-def test_a_shard_is_read_in_place_and_its_problems_are_counted(tmp_path):
-    good = {"a.jpg": encoded(0), "a.txt": b"a ball", "b.jpg": bytes(30), "b.txt": b"broken", "c.jpg": encoded(1)}
-    shard(tmp_path / "train-0.tar", good | {"d.txt": b"alone", "e.jpg": encoded(2), "e.txt": b""})
-    data, problems = open_folder("shards", tmp_path, "train", 8)
-    assert [data.texts(i) for i in range(len(data))] == [("a ball",), ("broken",)]
-    assert sorted(p.kind for p in problems) == ["missing", "missing", "record"]
-    with pytest.raises(UserError, match=r"train-0.tar: picture at byte \d+: the picture of 30 bytes: not a picture"):
-        data.image(1)
-    assert check_folder("shards", tmp_path)[0].summary()["broken"] == 1
-
-
-def test_a_key_is_a_folder_and_a_name_up_to_the_first_dot(tmp_path):
-    for number, folder in enumerate(("./", "cc3m.v1/", "cc3m.v1/a/", "")):
-        content = {f"{folder}{k}{end}": data for k in "01" for end, data in ((".jpg", encoded(1)), (".txt", b"a ball"))}
-        extra = {f"{folder}._0.jpg": b"", f"{folder}._0.txt": b"", f"{folder}0.seg.png": b""}
-        shard(tmp_path / f"train-{number}.tar", content | extra)
-    data, problems = open_folder("shards", tmp_path, "train", 8)
-    assert (len(data), problems) == (8, [])
-
-
-def test_ids_of_shards_with_one_name_in_two_folders_are_apart(tmp_path):
-    for folder in ("train-a", "train-b"):
-        shard(tmp_path / folder / "00000.tar", {"0.jpg": encoded(0), "0.txt": b"a ball"})
-    data = load(str(tmp_path), "train", 8)
-    assert [data.image_id(i) for i in range(2)] == ["train-a/00000@512", "train-b/00000@512"]
-    assert data.text_ids(0) != data.text_ids(1)
-
-
-def test_captions_that_are_no_text_and_shards_without_samples_are_counted(tmp_path):
-    for name, caption in (("a", b"a ball"), ("b", b"caf\xe9"), ("c", b" \n ")):
-        shard(tmp_path / f"train-{name}.tar", {"0.png": encoded(1), "0.txt": caption})
-    shard(tmp_path / "train-d.tar", {"0.cls": b"1", "0.jpeg2000": b""})
-    report = check_folder("shards", tmp_path)[0]
-    assert (report.images, report.summary()["record"], report.summary()["missing"]) == (1, 2, 1)
-    told = [str(problem).removeprefix(f"{tmp_path}/") for problem in report.problems]
-    assert told[:2] == [
-        "train-b.tar: 0: its caption is not UTF-8; write it anew, or leave the sample out",
-        "train-c.tar: 0: has an empty caption; write one, or leave the sample out",
-    ]
-    assert told[2].startswith("train-d.tar: 2 files: no sample among them, '0.cls' first; it takes KEY.jpg (jpg,")
-    with pytest.raises(UserError, match=r"train-b.tar: 0: its caption is not UTF-8.* \(and 2 more: "):
-        load(f"shards:{tmp_path}", "train", 8)
-
-
 def test_a_folder_without_any_split_is_refused_by_the_check(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert main(["data", "check", "vqa:empty"]) == 2
     assert "empty: has no split in the format vqa; expected v2_OpenEnded_mscoco_" in capsys.readouterr().err
     assert not (tmp_path / "empty.png").exists()
-
-
-def test_one_shard_serves_any_number_of_readers_and_a_changed_one_is_indexed_anew(tmp_path):
-    shard(tmp_path / "train-0.tar", {"a.jpg": encoded(0), "a.txt": b"one"})
-    first = load(str(tmp_path), "train", 8)
-    shard(tmp_path / "train-0.tar", {"b.png": encoded(2), "b.txt": b"another"})
-    assert load(str(tmp_path), "train", 8).texts(0) == ("another",)
-    assert first.fingerprint != load(str(tmp_path), "train", 8).fingerprint
-
-
-def test_shards_without_a_split_in_their_names_keep_the_last_for_validation(tmp_path):
-    for k in range(3):
-        shard(tmp_path / f"0000{k}.tar", {f"{k}.jpg": encoded(k), f"{k}.txt": f"ball {k}".encode()})
-    assert all_texts(load(str(tmp_path), "train", 8)) == ["ball 0", "ball 1"]
-    assert all_texts(load(str(tmp_path), "val", 8)) == ["ball 2"]
 
 
 def test_a_written_data_set_passes_the_check(tmp_path, monkeypatch, capsys):
@@ -430,75 +370,6 @@ def test_tasks_are_not_joined(tmp_path):
         load(f"coco:{tmp_path}/coco,coco:{tmp_path}/coco", "test", 8)
 
 
-def mutated(value, rng):
-    """A JSON value with one part of it taken out, doubled, or made into something else."""
-    odd = (None, True, -1, 10**30, 1e300, "", " \n", "x" * 300, [], {}, ["a"], {"a": 1}, "\0", "../..", "\ud800")
-    if isinstance(value, dict) and value and rng.random() < 0.9:
-        key = list(value)[rng.integers(len(value))]
-        what = rng.integers(3)
-        if what == 0:
-            return {k: v for k, v in value.items() if k != key}
-        return value | {key: odd[rng.integers(len(odd))] if what == 1 else mutated(value[key], rng)}
-    if isinstance(value, list) and value and rng.random() < 0.9:
-        k, what = rng.integers(len(value)), rng.integers(4)
-        if what == 0:
-            return value[:k] + value[k + 1 :]
-        if what == 1:
-            return [*value, value[k]]
-        return [*value[:k], mutated(value[k], rng), *value[k + 1 :]]
-    return odd[rng.integers(len(odd))]
-
-
-def scrambled(content: bytes, rng) -> bytes:
-    """Some bytes of a file changed, taken out or put in."""
-    made = bytearray(content)
-    for _ in range(rng.integers(1, 5)):
-        k = int(rng.integers(len(made)))
-        made[k : k + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(0, 3)))
-    return bytes(made)
-
-
-def survives(name: str, root: Path, times: int, seed: int = 0) -> None:
-    """Read right, or refused in one line that names the folder, whatever happens to the files."""
-    MAKERS[name](root)
-    rng = np.random.default_rng(seed)
-    files = [p for p in sorted(root.rglob("*")) if p.suffix in (".json", ".jsonl", ".token", ".csv", ".txt", ".tar")]
-    for _ in range(times if files else 0):
-        path = files[rng.integers(len(files))]
-        whole = path.read_bytes()
-        if path.suffix == ".json" and whole[:1] in b"[{" and b"}\n{" not in whole and rng.random() < 0.7:
-            path.write_text(json.dumps(mutated(json.loads(whole), rng)))
-        elif path.suffix in (".jsonl", ".json") and b"}\n{" in whole and rng.random() < 0.7:
-            rows = mutated([json.loads(line) for line in whole.splitlines()], rng)
-            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows) if isinstance(rows, list) else "")
-        else:
-            path.write_bytes(scrambled(whole, rng))
-        for split in ("train", "val", "test"):
-            try:
-                data, problems = open_folder(name, root, split, 8)
-                said = [str(problem) for problem in problems]
-                for i in range(len(data)):
-                    assert data.texts(i)
-                    data.image(i)
-            except UserError as error:
-                said = [str(error)]
-            assert all("\n" not in line and str(root) in line for line in said), said
-        path.write_bytes(whole)
-
-
-@pytest.mark.parametrize("name", sorted(FORMATS))
-def test_damaged_files_are_read_right_or_refused_in_one_line(name, tmp_path):
-    (tmp_path / "data").mkdir()
-    survives(name, tmp_path / "data", 20)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(FORMATS))
-def test_many_damaged_files_are_read_right_or_refused_in_one_line(name, tmp_path):
-    (tmp_path / "data").mkdir()
-    survives(name, tmp_path / "data", 500, seed=1)
-
-
 def test_the_left_picture_of_a_pair_is_the_first_and_its_label_goes_with_it(tmp_path):
     MAKERS["nlvr2"](tmp_path)
     data = load(str(tmp_path), "train", 8)
@@ -515,16 +386,6 @@ def test_development_questions_are_about_pictures_of_the_test(tmp_path):
     )
     data = load(str(tmp_path), "test", 8)
     assert [r.images[0].name for r in data.records] == [f"COCO_test2015_{k:012d}.jpg" for k in (6, 7)]
-
-
-def test_a_shard_that_ends_between_two_samples_is_known_to_be_cut(tmp_path):
-    shard(tmp_path / "train-0.tar", {"a.jpg": encoded(0), "a.txt": b"one", "b.jpg": encoded(1), "b.txt": b"two"})
-    path = tmp_path / "train-0.tar"
-    with tarfile.open(path) as tar:
-        end = tar.getmember("b.jpg").offset
-    path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(UserError, match=r"train-0.tar: does not end as a tar file does, so it was cut short"):
-        load(f"shards:{tmp_path}", "train", 8)
 
 
 def test_of_pictures_with_one_name_the_path_decides(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from hw.errors import UserError
 from hw.images import ImageError, decode_image
 from train.data.base import (
+    SPLITS,
     ArrayData,
     Batch,
     ImageTextData,
@@ -63,7 +64,6 @@ DATASETS: dict[str, Callable[..., ImageTextData]] = {
     "easy_nlvr2": easy_nlvr2,
     "easy_snli_ve": easy_snli_ve,
 }
-SPLITS = ("train", "val", "test")
 
 
 def load(
