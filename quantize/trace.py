@@ -73,6 +73,10 @@ def as_stack(network: nn.Module, input_shape: tuple[int, ...], steps: int) -> La
     modes = [(module, module.training) for module in network.modules()]
     try:
         output = network.eval()(s_in.tensor)
+    except UserError:
+        raise
+    except ValueError as error:  # neurons for another number of channels
+        raise UserError(f"the network cannot be run: {error}") from error
     except RuntimeError as error:
         raise UserError(
             f"the network does not take spikes of shape [T={steps}, B, {', '.join(map(str, input_shape))}] "

@@ -10,6 +10,7 @@ import torch
 from ashnets.cli import main
 from tests.conftest import micro_config
 from tests.test_cli import refused
+from tests.train.official import MAKERS
 from train.config import to_dict
 from train.data import DATASETS
 from train.run import open_run
@@ -111,8 +112,12 @@ def test_a_model_is_not_asked_for_what_it_never_learned(source, retrieval, capsy
 
 
 def test_answers_are_taken_from_splits_that_there_are(tmp_path, few_records, capsys):
-    path = recipe(tmp_path, micro_config("vqa", dataset="easy_vqa", answers_from=("trian",)))
-    assert "has no split 'trian'" in refused(capsys, "train", tmp_path / "run", "--config", path)
+    (tmp_path / "nlvr2").mkdir()
+    MAKERS["nlvr2"](tmp_path / "nlvr2")
+    for data in ("easy_vqa", f"nlvr2:{tmp_path / 'nlvr2'}"):
+        path = recipe(tmp_path, micro_config("vqa", dataset=data, batch=2, answers_from=("trian",)))
+        line = refused(capsys, "train", tmp_path / "run", "--config", path)
+        assert f"{data}: there is no split 'trian'" in line
 
 
 def test_a_val_split_without_answers_cannot_judge(tmp_path, few_records, monkeypatch, capsys):

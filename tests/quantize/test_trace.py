@@ -193,10 +193,15 @@ def test_an_image_in_another_shape_is_seen(place, reason):
 
 
 @pytest.mark.parametrize(
-    ("norm", "neurons"), [(nn.Identity(), CubaLIF(3)), (nn.Identity(), CubaLIF(9)), (FoldableNorm(2), CubaLIF(5))]
+    ("norm", "neurons", "told"),
+    [
+        (nn.Identity(), CubaLIF(3), r"a parameter has 3 values, and the input \[8, 2, 5\] 5 channels"),
+        (nn.Identity(), CubaLIF(1), r"has 1 channels, '0' in front gives 5; make them as many"),
+        (FoldableNorm(2), CubaLIF(5), r"has 2 channels, '0' in front gives 5; make them as many"),
+    ],
 )
-def test_norms_and_neurons_of_other_channels_than_their_synapses_are_seen(norm, neurons):
-    with pytest.raises(UserError, match=r"has \d channels, '0' in front gives 5; make them as many"):
+def test_norms_and_neurons_of_other_channels_than_their_synapses_are_seen(norm, neurons, told):
+    with pytest.raises(UserError, match=told):
         quantize.as_stack(dense(norm, neurons), (6,), 8)
 
 

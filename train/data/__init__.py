@@ -9,7 +9,6 @@ from pathlib import Path
 from hw.errors import UserError
 from hw.images import ImageError, decode_image
 from train.data.base import (
-    SPLITS,
     ArrayData,
     Batch,
     ImageTextData,
@@ -82,8 +81,6 @@ def load(
             return load_folder(*where, split, image_size)
         known = ", ".join(sorted(DATASETS))
         raise UserError(f"there is no data set '{name}'; choose one of {known}, or give a folder")
-    if split not in SPLITS:
-        raise UserError(f"{name}: has no split '{split}'; choose from {', '.join(SPLITS)}")
     return DATASETS[name](split, image_size, cache, progress)
 
 

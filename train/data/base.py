@@ -264,9 +264,9 @@ def answer_vocabulary(*sources: ImageTextData, least: int = 1) -> list[str]:
 def check_split(name: str, split: str, image_size: int) -> None:
     """Refuse a split or an image size that no data set has."""
     if split not in SPLITS:
-        raise ValueError(f"{name}: there is no split '{split}'; choose one of {', '.join(SPLITS)}")
+        raise UserError(f"{name}: there is no split '{split}'; choose one of {', '.join(SPLITS)}")
     if image_size < 1:
-        raise ValueError(f"{name}: image_size is {image_size} px; give 1 or more")
+        raise UserError(f"{name}: image_size is {image_size} px; give 1 or more")
 
 
 def require(module: str, package: str) -> ModuleType:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hw.errors import UserError
-from train.data.base import SPLITS, ImageTextData
+from train.data.base import SPLITS, ImageTextData, check_split
 from train.data.formats import captions, classes, shards, table, tasks
 from train.data.formats.base import Found, Problem
 from train.data.formats.files import FileData
@@ -80,6 +80,7 @@ def detect(root: Path) -> str:
 
 def open_folder(kind: str, root: Path, split: str, image_size: int) -> Opened:
     """A split of a folder, and what is wrong in it."""
+    check_split(f"{kind}:{root}", split, image_size)
     chosen = FORMATS[kind]
     if not chosen.files(root, split):
         there = [s for s in SPLITS if chosen.files(root, s)]
