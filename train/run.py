@@ -83,27 +83,17 @@ def open_run(folder: Path) -> Run:
     return Run(folder=folder, config=config, codec=codec, answers=answers, data=data)
 
 
-def check_objectives(config: RunConfig) -> None:
-    """`UserError` where the objectives are not known, or nothing for this model."""
-    unknown = sorted(set(config.train.objectives) - set(OBJECTIVES))
-    if unknown or not config.train.objectives:
-        what = f"objective '{unknown[0]}' is not known" if unknown else "there is no objective to train by"
-        raise UserError(f"{what}; choose from {', '.join(OBJECTIVES)}")
-    if config.model.abstract.codebook and "scl" in config.train.objectives:
-        raise UserError("objective 'scl' is about spikes, the abstract encoder is a codebook; leave scl out")
-    if config.train.again and config.train.task == "retrieval" and not config.model.fusion.match:
-        raise UserError(
-            f"train.again is {config.train.again}, and this model has no matching head to rank again with; "
-            "train it with the objective itm, or set again to 0"
-        )
-
-
 class Bundle(nn.Module):
     """The model and its objectives (they have parameters too), as one module for the optimiser and the checkpoint."""
 
     def __init__(self, config: RunConfig, answers: int) -> None:
         super().__init__()
-        check_objectives(config)
+        unknown = sorted(set(config.train.objectives) - set(OBJECTIVES))
+        if unknown or not config.train.objectives:
+            what = f"objective '{unknown[0]}' is not known" if unknown else "there is no objective to train by"
+            raise UserError(f"{what}; choose from {', '.join(OBJECTIVES)}")
+        if config.model.abstract.codebook and "scl" in config.train.objectives:
+            raise UserError("objective 'scl' is about spikes, the abstract encoder is a codebook; leave scl out")
         self.model = AshNet(config.model, answers)
         self.objectives = nn.ModuleDict(
             {name: OBJECTIVES[name](config.model, config.train.losses) for name in config.train.objectives}

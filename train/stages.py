@@ -27,7 +27,7 @@ from train.evaluate import Ranking, image_batches, images_of
 from train.loader import workers_for
 from train.loop import Report, Trainer
 from train.pretrained import load_image_weights, load_text_weights, pretrained_tokenizer
-from train.run import Bundle, Run, check_objectives, create_run, fill_from_best, float_stack, quantized_stack
+from train.run import Bundle, Run, create_run, fill_from_best, float_stack, quantized_stack
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,6 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     """A run that was not trained yet, of a model that takes as many images with a text as the data has. Without a
     codec, one is learned from the training texts of `tokenizer_data`."""
     check_numbers(config)
-    check_objectives(config)
     size = config.model.concrete.image_size
     data = load(config.train.dataset, "train", size)
     # A validation split that is not there is refused now, and not behind the first step.

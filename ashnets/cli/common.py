@@ -49,10 +49,10 @@ def done(values: dict[str, Any], json: bool, line: str | None = None) -> int:
     return 0
 
 
-def check_samples(samples: int | None) -> None:
-    """`UserError` where --samples asks for none."""
+def check_samples(samples: int | None, option: str = "--samples") -> None:
+    """`UserError` where the option asks for none."""
     if samples is not None and samples < 1:
-        raise UserError(f"--samples is {samples}; run at least 1 sample")
+        raise UserError(f"{option} is {samples}; run at least 1 sample")
 
 
 def leave(code: str | int | None) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ashnets.cli.common import Device, RunFolder, done
+from ashnets.cli.common import Device, RunFolder, check_samples, done
 from ashnets.config import PRESETS
 from hw.errors import UserError
 from train.config import (
@@ -34,8 +34,7 @@ def demo(
     from train.demo import run_demo
     from train.run import choose_device
 
-    if lava_samples < 1:
-        raise UserError(f"--lava-samples is {lava_samples}; compare at least 1")
+    check_samples(lava_samples, "--lava-samples")
     values = run_demo(out, seed, lava_samples, choose_device(device))
     done(values, json, f"wrote {values['report']}: open it in a browser")
     return 1 if values["mismatching_spikes_qat_reference"] or values["mismatching_spikes_lava_reference"] else 0
@@ -217,29 +216,21 @@ def _made(folder: Path, make: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _nothing_left(folder: Path, resumed: bool) -> Iterator[None]:
-    """A new run that is refused before its first checkpoint leaves no folder, so that the mended command finds none."""
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """A run that is refused before its first checkpoint leaves no folder, so that the mended command finds none. A
+    resumed one has a checkpoint."""
     from train import ranks
     from train.checkpoint import newest_checkpoint
 
     try:
         yield
     except UserError:
-        if not resumed and ranks.rank() == 0 and newest_checkpoint(folder) is None:
+        if ranks.rank() == 0 and newest_checkpoint(folder) is None:
             shutil.rmtree(folder)
         raise
 
 
-def _train(
-    run: Any,
-    device: str,
-    workers: int | None,
-    json: bool,
-    *,
-    init: Any = None,
-    resumed: bool = False,
-    next_step: str,
-) -> int:
+def _train(run: Any, device: str, workers: int | None, json: bool, *, init: Any = None, next_step: str) -> int:
     from quantize.errors import stack_errors
     from train.checkpoint import newest_checkpoint
     from train.progress import training_progress
@@ -247,7 +238,7 @@ def _train(
     from train.run import choose_device, load_model, quantized_stack
     from train.stages import train_run
 
-    with training_progress(run.folder.name) as progress, _nothing_left(run.folder, resumed):
+    with training_progress(run.folder.name) as progress, _nothing_left(run.folder):
         train_run(run, choose_device(device), progress, init, workers)
     newest = newest_checkpoint(run.folder)
     assert newest is not None  # train_run has written one
@@ -267,4 +258,4 @@ def _resume(folder: Path, device: str, workers: int | None, json: bool) -> int:
 
     run = open_run(folder)
     check_resumable(run)
-    return _train(run, device, workers, json, resumed=True, next_step=f"ashnets evaluate {folder}")
+    return _train(run, device, workers, json, next_step=f"ashnets evaluate {folder}")

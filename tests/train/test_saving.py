@@ -27,7 +27,7 @@ def found(what: str, folder: Path, how: str, times: int) -> dict:
 @HOW
 def test_kill_minus_nine_200_times_while_saving_loses_nothing_and_corrupts_nothing(how, tmp_path):
     told = found("kills", tmp_path, how, 200)
-    assert told["saved"] > 50  # more than a few, on a busy machine too
+    assert told["saved"] > 200
     assert told["lost"] == told["corrupt"] == told["leftovers"] == 0
     assert told["oldest"] <= 1
 

@@ -193,10 +193,7 @@ def _fault(file: BinaryIO, offset: int, size: int) -> str:
     """What is wrong with a caption, if anything is."""
     file.seek(offset)
     try:
-        return (
-            ""
-            if file.read(size).decode("utf-8").strip()
-            else "has an empty caption; write one, or leave the sample out"
-        )
+        caption = file.read(size).decode("utf-8")
     except UnicodeDecodeError:
         return "its caption is not UTF-8; write it anew, or leave the sample out"
+    return "" if caption.strip() else "has an empty caption; write one, or leave the sample out"
