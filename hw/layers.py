@@ -18,6 +18,8 @@ def _int_array(value: object, what: str) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise UserError(f"{what} holds {array.dtype}, a program holds integers only; quantize first")
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{what} holds {array.max()}, beyond the 63 bits of a program's integers; mend or quantize it")
     return np.array(array, dtype=np.int64, order="C")
 
 

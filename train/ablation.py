@@ -16,6 +16,7 @@ from ashnets.stack import SpikingStack, synaptic_operations
 from hw.artifact import write_json
 from hw.errors import UserError
 from train import ranks
+from train.checkpoint import newest_checkpoint
 from train.config import RunConfig, Task, TrainConfig, finetune_recipe, for_task, pretrain_recipe
 from train.evaluate import evaluate
 from train.joints import input_spikes
@@ -169,10 +170,16 @@ def _trained(folder: Path, config: RunConfig, init: Run | None, device: torch.de
     run = open_run(folder)
     if run.config != new_config(run, config):
         raise UserError(f"{folder}: was made with other settings; give another folder, or the settings of then")
+    newest = newest_checkpoint(folder)
+    untimed = newest is None or newest.step < config.train.steps or not clock.exists()
     start = time.monotonic()
-    with training_progress(f"{folder.parent.name} {folder.name}") as progress:
-        train_run(run, device, progress, init)
-    ranks.on_first(lambda: clock.exists() or clock.write_text(f"{time.monotonic() - start:.1f}"))
+    try:
+        with training_progress(f"{folder.parent.name} {folder.name}") as progress:
+            train_run(run, device, progress, init)
+    finally:
+        if untimed and ranks.rank() == 0:  # interrupted or not, on top of what was spent before
+            spent = float(clock.read_text()) if clock.exists() else 0.0
+            clock.write_text(f"{spent + time.monotonic() - start:.1f}")
     return run
 
 

@@ -1,5 +1,6 @@
 """The spiking stack and its foldable norm."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -55,3 +56,37 @@ def test_norm_in_training_has_unit_mean_square_and_tracks_it():
     for _ in range(100):
         norm(x)
     assert torch.allclose(norm.mean_square, x.square().mean(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 2)])
+def test_the_norms_gradient_is_that_of_its_equation(shape):
+    norm = FoldableNorm(3).double()
+    x, gain = torch.randn(shape, dtype=torch.double) * 2 + 1, torch.rand(3, dtype=torch.double) + 0.5
+
+    def run(x, gain):
+        return torch.func.functional_call(norm, {"gain": gain}, (x,))
+
+    assert torch.autograd.gradcheck(run, (x.requires_grad_(), gain.requires_grad_()))
+
+
+def test_the_norm_of_half_precision_is_computed_in_single():
+    norm, x = FoldableNorm(3), (torch.randn(4, 3, 5, 2) * 200).half().requires_grad_()
+    wide = x.detach().float().requires_grad_()
+    y, expected = norm(x), norm(wide)
+    assert torch.equal(y, expected)  # squares of 16 bits would be infinite
+    g = torch.randn_like(y)
+    (gradient,), (wide_gradient,) = torch.autograd.grad(y, x, g), torch.autograd.grad(expected, wide, g)
+    assert gradient.dtype == torch.half
+    assert torch.equal(gradient, wide_gradient.half())
+
+
+def test_torch_compile_takes_the_stack_whole():
+    model, s = stack(), (torch.rand(4, 2, 3, 9, 8) < 0.5).float()
+    twin = stack()
+    twin.load_state_dict(model.state_dict())
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(s), model(s))
+    gradients = torch.autograd.grad(model(s).sum(), tuple(model.parameters()))
+    compiled_gradients = torch.autograd.grad(compiled(s).sum(), tuple(twin.parameters()))
+    for ours, its in zip(gradients, compiled_gradients, strict=True):
+        assert torch.allclose(ours, its, atol=1e-6)

@@ -113,6 +113,14 @@ def test_real_numbers_are_refused_by_layer_and_name() -> None:
         dense_program(weight_int=np.array([[0.5, 1.0], [0.0, 1.0]]))
 
 
+def test_unsigned_numbers_are_not_wrapped() -> None:
+    """2^64 - 1 would be a legal weight of -1."""
+    ones = np.ones((2, 2), np.uint64)
+    with pytest.raises(UserError, match=r"layer 'fc': weight_int holds 18446744073709551615, beyond the 63 bits"):
+        dense_program(weight_int=ones * (2**64 - 1))
+    assert dense_program(weight_int=ones).layers[0].weight_int.dtype == np.int64
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "match"),
     [

@@ -54,6 +54,25 @@ def test_a_table_that_was_interrupted_goes_on_and_other_settings_are_refused(tmp
         ablate(tmp_path, ("retrieval",), ("more",), 1, CPU, model=MICRO)
 
 
+def test_seconds_count_what_was_spent_before_an_interruption(tmp_path, short, monkeypatch):
+    clock = tmp_path / "both-0" / "vqa.seconds"
+    real = ablation.train_run
+
+    def killed(run, device, progress, init):
+        if run.folder.name == "vqa":
+            raise KeyboardInterrupt
+        return real(run, device, progress, init)
+
+    monkeypatch.setattr(ablation, "train_run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(tmp_path, ("vqa",), ("both",), 1, CPU, model=MICRO)
+    assert float(clock.read_text()) >= 0
+    clock.write_text("1000")
+    monkeypatch.setattr(ablation, "train_run", real)
+    (row,) = ablate(tmp_path, ("vqa",), ("both",), 1, CPU, model=MICRO)
+    assert row.seconds > 1000
+
+
 def test_data_whose_name_has_a_dot_keeps_rows_of_its_own(tmp_path, short, monkeypatch):
     for name in ("v1.0", "v1.1"):
         monkeypatch.setitem(DATASETS, name, DATASETS["few_vqa"])
