@@ -68,6 +68,17 @@ def test_finetuning_keeps_the_data_that_was_named_beside_a_task(source, tmp_path
     assert (made.config.train.task, made.config.train.dataset) == ("nlvr2", "few_pairs")
 
 
+def test_finetuning_starts_from_one_run_and_its_texts(source, tmp_path, capsys):
+    line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--train.init-text", "hub:somebody/bert")
+    assert "SOURCE takes the first weights, and --train.init-text would change them" in line
+    model = source.config.model
+    for name, value in (("vocabulary", 50), ("length", 8), ("length", 99), ("lexicon", 9)):
+        changed = replace(source.config, model=replace(model, text=replace(model.text, **{name: value})))
+        line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--config", recipe(tmp_path, changed))
+        assert f"text.{name} is {value}, and the run it starts from has" in line
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_quantized_run_is_not_fine_tuned(source, tmp_path, capsys):
     made = train_run(quantized_run(source, tmp_path / "int8", qat_config(source, 1)), CPU, init=source)
     line = refused(capsys, "finetune", made.folder, tmp_path / "tuned")
@@ -79,6 +90,12 @@ def test_numbers_out_of_range_are_refused_at_the_start(source, tmp_path, capsys)
     line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--spikes-alone", 2)
     assert "spikes_alone is 2; give 0 to 1" in line
     assert "train.lr is -1; give 0 or more" in refused(capsys, "train", tmp_path / "b", "--train.lr", -1)
+    line = refused(capsys, "train", tmp_path / "b", "--train.losses.queue", 0)
+    assert "train.losses.queue is 0; give 1 or more" in line
+    assert "train.ema is 1" in refused(capsys, "train", tmp_path / "b", "--train.ema", 1)
+    assert "train.steps is -5" in refused(capsys, "quantize", source.folder, "--out", tmp_path / "b", "--steps", -5)
+    line = refused(capsys, "quantize", source.folder, "--out", tmp_path / "b", "--distill", "nan")
+    assert "distill is nan; give 0 or more" in line
     assert "--lava-samples is 0" in refused(capsys, "demo", "--out", tmp_path / "b", "--lava-samples", 0)
     assert "is the float run" in refused(capsys, "quantize", source.folder, "--resume")
     assert not (tmp_path / "b").exists()

@@ -18,6 +18,7 @@ from hw.errors import UserError
 from train import ranks
 from train.checkpoint import newest_checkpoint
 from train.config import RunConfig, Task, TrainConfig, finetune_recipe, for_task, pretrain_recipe
+from train.data import load
 from train.evaluate import evaluate
 from train.joints import input_spikes
 from train.progress import training_progress
@@ -134,9 +135,13 @@ def ablate(
             raise UserError(f"there is no variant '{name}'; choose from {', '.join(VARIANTS)}")
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}; train at least 1")
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps is {steps}; train at least 1")
     unknown = [task for task in tasks if task.partition(":")[0] not in get_args(Task)]
     if unknown or not tasks:
         raise UserError(f"tasks are {', '.join(tasks) or 'none'}; choose from {', '.join(get_args(Task))}")
+    for task in tasks:
+        _check_test(_recipe(task, 0, steps), model.concrete.image_size)
     rows = []
     for seed in range(seeds):
         for name in variants:
@@ -151,6 +156,13 @@ def ablate(
                     start = run if chain else first
                 rows.append(_row(run, name, seed, task, device))
     return rows
+
+
+def _check_test(train: TrainConfig, image_size: int) -> None:
+    """`UserError` where a task's data has no test to judge by, before anything is trained for it."""
+    data = load(train.dataset, "test", image_size)
+    if train.task != "retrieval" and not any(any(data.votes(i)) for i in range(len(data))):
+        raise UserError(f"{data.name}: the test split holds no answers, by which variants are judged; add them")
 
 
 def _recipe(task: str, seed: int, steps: int | None) -> TrainConfig:

@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def best_step(self) -> int:
-        return max(self.history, key=lambda entry: (entry["score"], entry["step"]))["step"]
+        return best_of(self.history)
 
     def tensors(self, name: str) -> Tensors:
         """Whole tensors, whoever wrote them."""
@@ -66,6 +66,11 @@ class Checkpoint:
     def evaluated_weights(self) -> Tensors:
         """The weights that were evaluated: the averaged ones over the raw ones, where there are averaged ones."""
         return self.tensors("weights") | self.tensors("ema")
+
+
+def best_of(history: list[dict[str, Any]]) -> int:
+    """The step with the best score; of several the last."""
+    return max(history, key=lambda entry: (entry["score"], entry["step"]))["step"]
 
 
 def _folders(run: Path) -> list[Path]:
@@ -144,8 +149,10 @@ def _is_mine(value: Tensor | Part) -> bool:
 
 
 def _drop_old(run: Path, saved: Checkpoint) -> None:
-    keep = {*_folders(run)[-2:], _folder(run, saved.best_step)}
-    for old in set(_folders(run)) - keep:
+    """Keep the newest, the one before it, to which a damaged newest one falls back, and the best that each knows."""
+    newest = _folders(run)[-2:]
+    known = [[entry for entry in saved.history if _folder(run, entry["step"]) <= folder] for folder in newest]
+    for old in set(_folders(run)) - {*newest, *(_folder(run, best_of(history)) for history in known if history)}:
         _remove(old)
 
 

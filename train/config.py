@@ -6,6 +6,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -49,11 +50,14 @@ class TrainConfig:
     answers_least: int = 1
     """How often an answer must be given there to be one of them; a question with another answer teaches nothing."""
     lr: float = 1e-3
+    lr_concrete: float = 1.0
+    """The concrete encoder's learning rate, as a share of `lr`. A low one keeps what a pre-training has taught it from
+    being bent to what the new data happens to show."""
     warmup: int = 50
     """Steps of linear warm-up; a cosine to zero follows."""
     weight_decay: float = 0.05
     clip: float = 1.0
-    """Largest gradient norm."""
+    """Largest gradient norm; 0 for any."""
     ema: float = 0.0
     """Decay of the averaged weights that are evaluated; 0 for none."""
     crop: float = 0.7
@@ -100,13 +104,16 @@ class TrainConfig:
     seed: int = 0
 
 
-_COUNTS = "batch texts_per_image answers_least save_every log_every"
+_COUNTS = "batch texts_per_image answers_least save_every log_every losses.queue"
 _POSITIVE = "steps lr warmup weight_decay clip rotate neighbours again save_minutes seed"
-_SHARES = "ema crop erase view_hue view_grey"
+_POSITIVE += " losses.hardness losses.mixed losses.rate_weight"
+_SHARES = "lr_concrete crop erase view_hue view_grey losses.soft losses.momentum losses.masked losses.rate_target"
 _RANGES = {
     **dict.fromkeys(_COUNTS.split(), (1, math.inf)),
     **dict.fromkeys(_POSITIVE.split(), (0, math.inf)),
     **dict.fromkeys(_SHARES.split(), (0, 1)),
+    **dict.fromkeys(("losses.temperature", "losses.temperature_least"), (0.001, 0.5)),
+    "ema": (0, 0.999999),
 }
 """Least and most of the numbers in `TrainConfig`."""
 
@@ -134,8 +141,9 @@ class RunConfig:
 
 def check_numbers(config: RunConfig) -> None:
     """`UserError` where a number is none that a run can be made by."""
-    train = ((f"train.{name}", getattr(config.train, name), *limits) for name, limits in _RANGES.items())
-    for name, value, least, most in (*train, ("spikes_alone", config.model.fusion.spikes_alone, 0, 1)):
+    train = ((f"train.{name}", attrgetter(name)(config.train), *limits) for name, limits in _RANGES.items())
+    others = ("spikes_alone", config.model.fusion.spikes_alone, 0, 1), ("distill", config.distill, 0, math.inf)
+    for name, value, least, most in (*train, *others):
         if not least <= value <= most:
             limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
             raise UserError(f"{name} is {value:g}; give {limits}")

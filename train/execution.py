@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.compiler.config as limits
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -61,8 +62,10 @@ def prepare(model: AshNet, config: TrainConfig, device: torch.device) -> None:
     if config.recompute:
         _replace_forward(model.blocks, lambda block: partial(checkpoint, block.forward, use_reentrant=False))
     if config.compile:
-        mode = config.compile
-        _replace_forward(_branches(model), lambda branch: torch.compile(branch.forward, fullgraph=True, mode=mode))
+        mode, branches = config.compile, _branches(model)
+        # Spiking layers share their code, and each is compiled for training, evaluation and the last batch of each.
+        limits.recompile_limit = max(limits.recompile_limit, 4 * len(branches))
+        _replace_forward(branches, lambda branch: torch.compile(branch.forward, fullgraph=True, mode=mode))
 
 
 def _dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:

@@ -20,23 +20,23 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def open_log(folder: Path, step: int) -> "RunLog":
-    """The log of a run from `step` on; the first of several ranks writes it."""
+def open_log(folder: Path, step: int | None) -> "RunLog":
+    """The log of a run that goes on behind `step`, or begins; the first of several ranks writes it."""
     return RunLog(folder, step) if ranks.rank() == 0 else NoLog()
 
 
 class RunLog:
-    """`log.jsonl` and `tensorboard/`. Opened at step k, it forgets what a killed run logged beyond k."""
+    """`log.jsonl` and `tensorboard/`. Opened at step k, it forgets what a killed run logged beyond k; at None all."""
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "log.jsonl"
-        kept = [entry for entry in read_log(folder) if entry["step"] <= step] if step else []
+        kept = [entry for entry in read_log(folder) if step is not None and entry["step"] <= step]
         with staged_file(path) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (line by line; closed by __exit__)
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=0 if step is None else step + 1)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         self.file.write(json.dumps({"step": step, "split": split, **values}) + "\n")

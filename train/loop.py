@@ -7,6 +7,7 @@ ends with the same bits. Ranks share each batch; what a model draws in its forwa
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -40,6 +41,7 @@ from train.saving import Clock, Saver, Termination
 from train.step import StepLoss, learning_rate, seed_step
 
 Report = Callable[[int, int, dict[str, float]], None]
+_STATES = re.compile(r"objectives\.itc_queue\.(momentum|images|texts)\.")  # what is not learned, but gathered
 
 
 class Trainer:
@@ -71,11 +73,12 @@ class Trainer:
 
     def load_weights(self, weights: Tensors) -> None:
         """Start from the weights of another run: all that has the same name and shape. The answer head may differ, and
-        the image size, to which position embeddings are fitted."""
+        the image size, to which position embeddings are fitted. Queues and averaged encoders begin anew: their ids are
+        those of that run's data."""
         own = self.bundle.state_dict()
         weights = weights | fitted_positions(self.bundle.model, weights)
-        fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-        if not any(k.startswith("model.concrete.") for k in fitting):
+        fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape and not _STATES.match(k)}
+        if not any(k.startswith("model.concrete.") and v.ndim > 1 for k, v in fitting.items()):
             raise UserError(
                 "the weights to start from fit no layer of this model; use the same model preset as that run"
             )
@@ -89,15 +92,13 @@ class Trainer:
             self.loss, [block for model in models for block in model.blocks], self.in_parts, self.device
         )
         self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
-        kinds = [[p for p in self.names if (p.ndim < 2) == vector] for vector in (False, True)]
-        decays = (self.config.weight_decay, 0.0)
-        groups = [
-            {"params": params, "weight_decay": decay}
-            for kind, decay in zip(kinds, decays, strict=True)
-            for params in ([p for p in kind if cut(p) == parted] for parted in (False, True))  # which AdamW keeps apart
-            if params
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
+        groups: dict[tuple[float, float, bool], list[Tensor]] = {}
+        for p, name in self.names.items():
+            share = self.config.lr_concrete if ".concrete." in name else 1.0
+            decay = 0.0 if p.ndim < 2 else self.config.weight_decay
+            groups.setdefault((share, decay, cut(p)), []).append(p)  # cut ones apart, as AdamW wants them
+        kinds = [{"params": ps, "share": share, "weight_decay": decay} for (share, decay, _), ps in groups.items()]
+        self.optimizer = torch.optim.AdamW(kinds, lr=self.config.lr, fused=True)
         if self.config.ema:
             self.ema = {name: p.detach().clone() for p, name in self.names.items()}
 
@@ -112,7 +113,7 @@ class Trainer:
         ahead = load_ahead(self.batches, range(self.step, self.config.steps), self.device, self.workers)
         c, clock = self.config, Clock(self.config.save_minutes)
         with (
-            open_log(self.run.folder, self.step) as log,
+            open_log(self.run.folder, self.step if checkpoint else None) as log,
             Deterministic(self.device),
             closing(ahead),
             Saver(c.save_beside) as saver,
@@ -154,13 +155,13 @@ class Trainer:
             total.backward()
         if self.in_parts:
             reduce_uncut(self.names)
-        norm = clip(self.names, self.config.clip)
+        norm = clip(self.names, self.config.clip or math.inf)
         values |= {"loss": total, "gradient_norm": norm}
         logged = self._agreed(values)
         self._refuse_non_finite(logged, inputs)
         lr = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["share"]
         self.optimizer.step()
         if self.config.ema:
             averaged = [local(self.ema[name]) for name in self.names.values()]
@@ -265,11 +266,15 @@ class Trainer:
 
 
 def fitted_positions(model: AshNet, weights: Tensors) -> Tensors:
-    """The position embeddings among `weights` for the model's number of tokens, where they are of another."""
+    """The position embeddings among `weights` for the model's number of tokens, where they are of another square of
+    them."""
     key, vit = "model.concrete.vit.pos_embed", model.concrete.vit
-    if key not in weights or weights[key].shape[1] == vit.pos_embed.shape[1]:
+    (_, tokens, width), prefix = vit.pos_embed.shape, vit.num_prefix_tokens
+    if key not in weights or weights[key].shape[1] == tokens or weights[key].shape[2] != width:
+        return {}
+    if math.isqrt(weights[key].shape[1] - prefix) ** 2 != weights[key].shape[1] - prefix:
         return {}
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     grid = list(model.concrete.grid)
-    return {key: resample_abs_pos_embed(weights[key], grid, num_prefix_tokens=vit.num_prefix_tokens)}
+    return {key: resample_abs_pos_embed(weights[key], grid, num_prefix_tokens=prefix)}

@@ -5,6 +5,7 @@ SOURCE is a folder, or `hub:NAME` with the name that the hub has (for an image b
 """
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -47,9 +48,14 @@ def load_text_weights(model: AshNet, source: str) -> None:
     if model.config.text.kind != "bert":
         raise UserError(f"--train.init-text {source}: the text encoder is our own, not a BERT; use --preset base")
     try:
-        made = BertModel.from_pretrained(
-            source.removeprefix(HUB), add_pooling_layer=False, local_files_only=not source.startswith(HUB)
+        made, found = cast(Any, BertModel).from_pretrained(
+            source.removeprefix(HUB),
+            add_pooling_layer=False,
+            local_files_only=not source.startswith(HUB),
+            output_loading_info=True,
         )
+        if missing := sorted(found["missing_keys"]):  # which would be random
+            raise KeyError(f"{missing[0]} and {len(missing) - 1} more are missing")
         model.text.bert.load_state_dict(made.state_dict())
     except Exception as error:  # the network, the hub and torch each raise their own
         raise _refused("--train.init-text", source, "no BERT of this model's size", error) from error

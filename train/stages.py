@@ -87,6 +87,7 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     elif codec is None:
         sources = [load(name, "train", size) for name in config.train.tokenizer_data]
         codec = train_codec(data, sources, config.model.text)
+    check_codec(codec, config.model.text)
     fusion = replace(config.model.fusion, images=pictures_each(data))
     text = replace(config.model.text, special=codec.special)
     config = replace(config, model=replace(config.model, fusion=fusion, text=text))
@@ -103,6 +104,18 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     if config.train.task != "retrieval" and not any(any(judged.votes(i)) for i in range(len(judged))):
         raise UserError(f"{judged.name}: the val split holds no answers, by which checkpoints are judged; add them")
     return create_run(folder, config, codec, answers, summary)
+
+
+def check_codec(codec: TextCodec, text: TextConfig) -> None:
+    """`UserError` where a model's text encoder was made for other texts than a codec, that of another run, gives."""
+    made = {
+        "vocabulary": (codec.tokenizer.get_vocab_size(), text.vocabulary),
+        "length": ((codec.tokenizer.truncation or {}).get("max_length", text.length), text.length),
+        "lexicon": (len(codec.lexicon) if text.lexicon else 0, text.lexicon),
+    }
+    for name, (given, taken) in made.items():
+        if given > taken or (name == "length" and given != taken):
+            raise UserError(f"text.{name} is {taken}, and the run it starts from has {given}; leave it as it is there")
 
 
 def train_run(
@@ -179,6 +192,7 @@ def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
         raise UserError(f"{source.folder}: holds a codebook where spikes would be; there is no stack to quantize")
     if config.quantizer is None:
         raise UserError("a quantized run needs a quantizer, for example --quantizer int8")
+    check_numbers(config)
     layers = float_stack(AshNet(source.config.model, len(source.answers))).neural_layers
     quantizer = settled(config.quantizer, layers, config.ptq)
     config = replace(config, quantizer=quantizer)
@@ -212,6 +226,7 @@ def tuned_run(source: Run, folder: Path, chip: str, steps: int | None = None) ->
     if steps is not None:
         recipe = replace(recipe, steps=steps, save_every=max(1, steps // 2))
     config = replace(source.config, train=recipe, chip=chip)
+    check_numbers(config)
     floats = load_file(source.folder / "float.safetensors")
     return create_run(folder, config, source.codec, source.answers, source.data, float_weights=floats)
 

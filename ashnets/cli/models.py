@@ -118,6 +118,8 @@ def finetune(
     if task is not None:
         train = for_task(train, task)
     train = on_folder(train, data)
+    first = {"--train.init-image": bool(train.init_image), "--train.init-text": bool(train.init_text)}
+    _refuse("SOURCE", "the first weights", first)
     if image_size is not None:
         model = at_image_size(model, image_size)
     if spikes_alone is not None:

@@ -1,6 +1,7 @@
 """What an objective looks like, and the contrastive loss that several share."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,16 +32,33 @@ class Objective(nn.Module, ABC):
         """What is done before each training step, outside of its forward pass: nothing for most."""
 
 
+class _Within(torch.autograd.Function):
+    """value.clamp(least, most), whose gradient is kept from leading further out, and not from leading back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, least: float, most: float) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.limits = least, most
+        return value.clamp(least, most)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        ((value,), (least, most), g) = ctx.saved_tensors, ctx.limits, grads[0]
+        out = ((value <= least) & (g > 0)) | ((value >= most) & (g < 0))
+        return g.masked_fill(out, 0), None, None
+
+
 class Temperature(nn.Module):
-    """A learned temperature, kept between `temperature_least` and 0.5."""
+    """A temperature that is learned between `temperature_least` and 0.5; the start where that is the least."""
 
     def __init__(self, losses: LossConfig) -> None:
         super().__init__()
-        self.least = losses.temperature_least
-        self.value = nn.Parameter(torch.tensor(losses.temperature))
+        start, self.least = losses.temperature, losses.temperature_least
+        self.most = 0.5 if start > self.least else self.least
+        self.value = nn.Parameter(torch.tensor(start))
 
     def forward(self) -> Tensor:
-        return self.value.clamp(self.least, 0.5)
+        return _Within.apply(self.value, self.least, self.most)
 
 
 def same_image(inputs: Inputs) -> Bool[Tensor, "b M"]:

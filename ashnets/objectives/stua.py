@@ -3,7 +3,8 @@
 ASH-Nets (arXiv 2308.09455) names the method and not its formula ("relies only on text features"); both readings are
 ours. z are text embeddings, through which no gradient flows, and P heads of this objective.
 
-    spike_to_text    InfoNCE from norm(P mean_l E_l), E the readout of an image's spikes, to the z of its texts
+    spike_to_text    InfoNCE from norm(P mean_l E_l), E the readout of an image's spikes, to the z of its texts; of a
+                     pair of images the mean over both
     text_spike       the same with E the readout of the spikes that z itself makes, each token that the abstract encoder
                      reads being Q z: a text must be told from the others by its spikes
 """
@@ -28,8 +29,8 @@ class SpikeToText(Objective):
 
     def forward(self, model: AshNet, inputs: Inputs, vision: Vision, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         z = model.embed_texts(w, inputs.tokens).detach()
-        e, positive = vision.e, same_image(inputs)
+        e, positive = vision.e.mean(1).unflatten(0, (-1, model.config.fusion.images)).mean(1), same_image(inputs)
         if self.spread is not None:
             tokens = self.spread(z)[:, None].expand(-1, vision.f0.shape[1], -1)
-            e, positive = model.abstract(tokens)[2], positive[inputs.text_image]
-        return info_nce(self.head(e.mean(1)) @ everyone(z, "texts").T / self.temperature(), positive), {}
+            e, positive = model.abstract(tokens)[2].mean(1), positive[inputs.text_image]
+        return info_nce(self.head(e) @ everyone(z, "texts").T / self.temperature(), positive), {}

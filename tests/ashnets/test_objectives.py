@@ -11,7 +11,7 @@ from ashnets.config import LossConfig
 from ashnets.model import AshNet
 from ashnets.momentum import MomentumEncoders, Queue
 from ashnets.objectives import OBJECTIVES
-from ashnets.objectives.base import info_nce
+from ashnets.objectives.base import Temperature, info_nce
 from ashnets.objectives.itm import drawn
 from ashnets.objectives.scl import hard_negatives
 from ashnets.stack import layer_spikes
@@ -269,3 +269,22 @@ def test_mixed_negatives_lie_between_the_hardest_and_never_hold_the_same_image()
     info_nce(z @ keys.T / temperature, same, found).backward()
     assert torch.isfinite(z.grad).all()
     assert torch.isfinite(temperature.grad)
+
+
+def test_a_temperature_at_its_limit_is_led_back_and_no_further():
+    for start, wish, moved in ((0.1, 0.3, True), (0.1, 0.01, False), (0.5, 0.3, True), (0.5, 0.9, False)):
+        one = Temperature(LossConfig(temperature=0.2, temperature_least=0.1))
+        with torch.no_grad():
+            one.value.fill_(start)
+        (one() - wish).square().backward()
+        assert bool(one.value.grad) == moved
+
+
+def test_a_temperature_that_starts_at_its_least_stays_there():
+    one = Temperature(LossConfig(temperature=0.1, temperature_least=0.1))
+    for wish in (0.01, 0.3):
+        one.value.grad = None
+        (one() - wish).square().backward()
+        with torch.no_grad():
+            one.value -= 0.1 * one.value.grad
+        assert one().item() == pytest.approx(0.1)

@@ -73,6 +73,20 @@ def test_seconds_count_what_was_spent_before_an_interruption(tmp_path, short, mo
     assert row.seconds > 1000
 
 
+def test_data_without_a_test_is_refused_before_anything_is_trained(tmp_path, short, monkeypatch):
+    def silent(split, *rest):
+        made = few(split, *rest)
+        return replace(made, all_answers=()) if split == "test" else made
+
+    few = DATASETS["few_vqa"]
+    monkeypatch.setitem(DATASETS, "few_vqa", silent)
+    with pytest.raises(UserError, match="the test split holds no answers, by which variants are judged"):
+        ablate(tmp_path, ("vqa",), ("both",), 1, CPU, model=MICRO)
+    with pytest.raises(UserError, match="--steps is 0; train at least 1"):
+        ablate(tmp_path, ("vqa",), ("both",), 1, CPU, model=MICRO, steps=0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_data_whose_name_has_a_dot_keeps_rows_of_its_own(tmp_path, short, monkeypatch):
     for name in ("v1.0", "v1.1"):
         monkeypatch.setitem(DATASETS, name, DATASETS["few_vqa"])

@@ -128,3 +128,10 @@ def test_several_annotators_are_evaluated_as_the_official_script_does(tmp_path, 
         of = [accuracy(g, v) for g, v, its in zip(given, said, kinds, strict=True) if its == kind]
         assert asked.metrics[f"accuracy_{kind}"] == round(100 * sum(of) / len(of), 2)
     assert load("few_vqa", "test", 32).fingerprint != replace(data, all_votes=split).fingerprint
+
+
+def test_questions_whose_ids_meet_are_all_counted():
+    """As those of data sets that were joined may."""
+    votes = [["yes"] * 4, ["no"] * 4, ["yes"] * 4]
+    found = by_votes(["1", "1", "2"], votes, ["yes", "yes", "yes"], ["yes/no"] * 3)
+    assert found["accuracy"] == found["accuracy_yes/no"] == pytest.approx(66.67, abs=0.01)

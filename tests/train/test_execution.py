@@ -120,6 +120,18 @@ def test_every_branch_is_captured_as_one_graph(run, monkeypatch):
     assert_equal(ours, plain, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_many_spiking_layers_are_compiled_for_every_size_of_batch(tmp_path, few_records, monkeypatch):
+    make = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, *, fullgraph, mode: make(f, fullgraph=fullgraph, backend="eager"))
+    monkeypatch.setattr("train.evaluate.BATCH", 7)
+    config = micro_config(steps=2, save_every=1, compile="default")
+    abstract = replace(config.model.abstract, convs=((6, 2), (6, 1), (6, 1), (6, 1)), dense=(12,))
+    run = new_run(tmp_path / "run", replace(config, model=replace(config.model, abstract=abstract)))
+    assert len(load_split(run, "val")) % 7
+    assert newest_checkpoint(train_run(run, CPU).folder).step == 2
+
+
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
 def test_dropout_on_processors_keeps_the_share_and_the_mean(p):
     module, x = nn.Dropout(p), torch.ones(401, 33, requires_grad=True)

@@ -7,19 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ashnets.config import LossConfig
+from hw.errors import UserError
 from tests.conftest import micro_config
-from train.checkpoint import best_checkpoint, newest_checkpoint
+from train.checkpoint import best_checkpoint, clear_leftovers, newest_checkpoint, save_checkpoint
 from train.evaluate import evaluate
-from train.logs import read_log
+from train.logs import RunLog, read_log
 from train.loop import Trainer
-from train.run import load_model, open_run
+from train.run import Bundle, load_model, open_run
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
 from train.step import learning_rate, seed_step
 
@@ -148,6 +151,65 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert rates[-1] < 1e-3
 
 
+def test_the_concrete_encoder_has_a_learning_rate_of_its_own(tmp_path, few_records):
+    moved = []
+    for share in (1.0, 0.25, 0.0):
+        config = micro_config(steps=1, save_every=1, warmup=0, lr_concrete=share)
+        run = train_run(new_run(tmp_path / f"run-{share}", config), CPU)
+        before, after = (load_file(run.folder / f"checkpoints/step-0000000{k}/weights.safetensors") for k in (0, 1))
+        trained = dict(Bundle(run.config, len(run.answers)).named_parameters())
+        moved.append({name: after[name] - before[name] for name in trained})
+    full, quarter, none = moved
+    concrete = {name for name in full if ".concrete." in name}
+    assert 0 < len(concrete) < len(full)
+    for name in full:
+        if name in concrete:
+            assert torch.allclose(quarter[name], 0.25 * full[name], rtol=1e-3, atol=1e-7)
+            assert not none[name].any()
+        else:
+            assert torch.equal(quarter[name], full[name])
+            assert torch.equal(none[name], full[name])
+    assert all(full[name].any() for name in concrete)
+
+
+def test_another_runs_queue_and_averaged_encoders_are_not_taken_over(tmp_path, few_records):
+    """Their ids are of that run's data, and an averaged encoder that begins elsewhere is far behind."""
+    config = micro_config("retrieval", objectives={"itc_queue": 1.0}, losses=LossConfig(queue=16), steps=2)
+    source = train_run(new_run(tmp_path / "source", config), CPU)
+    tuned = new_run(tmp_path / "tuned", config, source.codec)
+    trainer = Trainer(tuned, load_split(tuned, "train"), load_split(tuned, "val"), CPU)
+    weights = best_checkpoint(source.folder).evaluated_weights()
+    assert weights["objectives.itc_queue.momentum.started"]
+    assert weights["objectives.itc_queue.images.total"] == 16
+    trainer.load_weights(weights)
+    queued = trainer.bundle.state_dict()
+    assert not queued["objectives.itc_queue.momentum.started"]
+    assert queued["objectives.itc_queue.images.total"] == queued["objectives.itc_queue.texts.total"] == 0
+    assert torch.equal(queued["model.concrete.vit.norm.weight"], weights["model.concrete.vit.norm.weight"])
+
+
+def test_weights_that_fit_counters_and_vectors_alone_are_refused(tmp_path, few_records):
+    source = train_run(new_run(tmp_path / "source", micro_config(steps=1, save_every=1)), CPU)
+    weights = best_checkpoint(source.folder).evaluated_weights()
+    model = micro_config().model
+    other = replace(model, concrete=replace(model.concrete, stem=(7,)), width=2 * model.width)
+    run = new_run(tmp_path / "other", replace(micro_config(), model=other), source.codec)
+    trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), CPU)
+    with pytest.raises(UserError, match="fit no layer of this model"):
+        trainer.load_weights(weights)
+    positions = {"model.concrete.vit.pos_embed": torch.zeros(1, 1 + 2 * 3, 2 * model.width)}
+    with pytest.raises(UserError, match="fit no layer of this model"):  # those are of no square grid
+        trainer.load_weights(positions)
+
+
+def test_clipping_at_nothing_is_none(tmp_path, few_records):
+    runs = [
+        train_run(new_run(tmp_path / f"{most}", micro_config(steps=1, save_every=1, clip=most)), CPU)
+        for most in (0.0, 1e9)
+    ]
+    assert same(runs[0].folder, runs[1].folder)
+
+
 def test_each_step_has_its_own_randomness():
     draws = []
     for step in (0, 1, 0):
@@ -237,3 +299,28 @@ def test_log_lines_are_json_objects_which_are_there_while_training_goes_on(tmp_p
     assert newest == [0, 1, 2]  # a step is reported before it is logged
     for line in (run.folder / "log.jsonl").read_text().splitlines():
         assert json.loads(line)["split"] in ("train", "val")
+
+
+def test_what_a_damaged_newest_checkpoint_falls_back_to_knows_a_best_one(tmp_path, few_records):
+    run = new_run(tmp_path / "run", micro_config())
+    history = []
+    for step, score in ((100, 50.0), (200, 60.0), (300, 40.0), (400, 70.0)):
+        history.append({"step": step, "score": score})
+        save_checkpoint(run.folder, step, list(history), {"weights": {"w": torch.zeros(2)}})
+    (run.folder / "checkpoints" / "step-00000400" / "weights.safetensors").write_bytes(b"")
+    newest = newest_checkpoint(run.folder)
+    assert newest is not None
+    assert newest.step == 300
+    clear_leftovers(run.folder, newest)
+    assert best_checkpoint(run.folder).step == 200
+
+
+def test_a_log_that_goes_on_behind_step_zero_keeps_its_evaluation(tmp_path):
+    with RunLog(tmp_path, None) as log:
+        log.write(0, "val", {"score": 1.0})
+        log.write(1, "train", {"loss": 2.0})
+    with RunLog(tmp_path, 0) as log:
+        log.write(1, "train", {"loss": 3.0})
+    assert [(e["step"], e["split"], e.get("loss")) for e in read_log(tmp_path)] == [(0, "val", None), (1, "train", 3.0)]
+    with RunLog(tmp_path, None):
+        assert read_log(tmp_path) == []

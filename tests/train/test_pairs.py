@@ -1,11 +1,14 @@
 """Texts about pairs of images: both are seen, in their order, through training, quantization and evaluation."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
+from ashnets.config import LossConfig
 from ashnets.model import AshNet
 from tests.ashnets.batches import tokens
 from tests.conftest import MICRO, micro_config
@@ -13,6 +16,7 @@ from train.data import collate, load
 from train.evaluate import evaluate_answers
 from train.joints import verify_run
 from train.loader import picture_ids
+from train.logs import read_log
 from train.loop import Trainer
 from train.run import load_model
 from train.stages import load_split, new_run, qat_config, quantized_run, train_run
@@ -112,3 +116,11 @@ def test_a_model_of_single_images_becomes_one_of_pairs_when_it_is_tuned_on_them(
         == 4 * MICRO.width
         == 2 * a["answer_head.classify.0.weight"].shape[1]
     )
+
+
+@pytest.mark.parametrize("how", ["spike_to_text", "text_spike"])
+def test_spikes_of_pairs_are_aligned_to_their_sentences(how, tmp_path, few_records):
+    objectives = {"vqa": 1.0, "stua": 0.2}
+    config = micro_config("nlvr2", steps=1, save_every=1, objectives=objectives, losses=LossConfig(stua=how))
+    run = train_run(new_run(tmp_path / "run", config), CPU)
+    assert all(math.isfinite(entry["stua"]) for entry in read_log(run.folder) if entry["split"] == "train")

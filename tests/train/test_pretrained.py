@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from ashnets.config import ConcreteConfig, TextConfig
@@ -113,3 +113,13 @@ def test_a_tokenizer_of_other_special_tokens_is_refused(bert):
 def test_a_bert_of_another_width_is_refused(bert):
     with pytest.raises(UserError, match="no BERT of this model's size"):
         load_text_weights(AshNet(replace(BERT, width=32), 0), str(bert))
+
+
+def test_a_bert_with_weights_missing_is_refused(bert):
+    """transformers would make random ones of them."""
+    tensors = load_file(bert / "model.safetensors")
+    save_file(
+        {k: v for k, v in tensors.items() if not k.startswith("encoder")}, bert / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(UserError, match=r"encoder.layer.0.*more are missing"):
+        load_text_weights(AshNet(BERT, 0), str(bert))
