@@ -73,7 +73,15 @@ def examine_net(path: Path) -> list[str]:
             if not isinstance(layer, Flatten)
             for problem in layer_problems(layer)
         ]
-        return contents.problems + fit
+        if contents.problems or fit:
+            return contents.problems + fit
+        first = next(iter(contents.layers.values()), None)
+        if contents.input_shape is not None or isinstance(first, Dense):  # else nothing tells what shapes there are
+            try:
+                validate(_program(file, 1, None, 0))
+            except UserError as error:
+                return [str(error)]
+        return []
 
 
 @dataclass

@@ -33,10 +33,11 @@ class LayerErrors:
 
 
 @torch.no_grad()
-def layer_errors(layer: QuantizedLayer) -> LayerErrors:
-    """The errors of one layer as its forward pass has them."""
+def layer_errors(layer: QuantizedLayer, before: Tensor | None = None) -> LayerErrors:
+    """The errors of one layer as its forward pass has them. before: the real weights where they are not the layer's
+    own, which GPTQ and GPFQ have rounded."""
     weight_int, scale = layer.weight()
-    real = layer.synapse.weight.double()
+    real = (layer.synapse.weight if before is None else before).double()
     format_, step = layer.quantizer.holds, layer.quantizer.holds.step
     noise = (weight_int.double() * scale - real).square().mean()
     whole = real / (scale * step)
@@ -62,9 +63,13 @@ def layer_errors(layer: QuantizedLayer) -> LayerErrors:
     )
 
 
-def stack_errors(stack: QuantizedStack) -> list[LayerErrors]:
-    """One for every layer with neurons."""
-    return [layer_errors(layer) for layer in stack.layers.children() if isinstance(layer, QuantizedLayer)]
+def stack_errors(stack: QuantizedStack, before: QuantizedStack | None = None) -> list[LayerErrors]:
+    """One for every layer with neurons. before: the stack with the real weights, where `stack` has them no more."""
+    layers = [layer for layer in stack.layers.children() if isinstance(layer, QuantizedLayer)]
+    real = [None] * len(layers)
+    if before is not None:
+        real = [layer.synapse.weight for layer in before.layers.children() if isinstance(layer, QuantizedLayer)]
+    return [layer_errors(layer, weight) for layer, weight in zip(layers, real, strict=True)]
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """Chip in the loop: the forward pass is the chip's, the backward pass the surrogate's (Cramer et al. 2022, "Surrogate
 gradients for analog neuromorphic computing")."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -21,11 +23,12 @@ class ChipInTheLoop:
     The stack's weights are written to the chip before each pass, so that a step's gradient is of the weights it ran.
     """
 
-    def __init__(self, backend: str) -> None:
-        self.backend = check_backend(backend)
+    def __init__(self, backend: str, keys: Path | None = None) -> None:
+        """keys: the client's folder of keys, for workers on other hosts."""
+        self.backend, self.keys = check_backend(backend), keys
 
     def __call__(self, stack: QuantizedStack, s: Tensor) -> Tensor:
-        chip = open_backend(self.backend, lower(stack))
+        chip = open_backend(self.backend, lower(stack), self.keys)
         spikes = to_host(s.detach().to(torch.uint8)).numpy()
         try:
             found = chip.run(spikes, layers=True).layers

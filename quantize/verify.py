@@ -16,6 +16,7 @@ from hw.errors import BackendError, UserError
 from hw.exchange.formats import FORMATS, Sample, difference
 from hw.program import SpikingProgram
 from hw.simulate import Backend, open_backend
+from hw.simulate.base import check_spikes
 from quantize.lower import lower
 from quantize.qat import QuantizedStack
 
@@ -102,7 +103,7 @@ def verify(
     with ExitStack() as cleanup:
         ways = {name: _Way(name, program, given.get(name), keys, cleanup) for name in wanted}
         for s_in in batches:
-            spikes = s_in.detach().cpu().numpy().astype(np.int32 if program.input_bits else np.uint8)
+            spikes = check_spikes(program, s_in.detach().cpu().numpy())
             truth = reference.run(spikes, layers=True).layers
             for name, limit in wanted.items():
                 ways[name].compare(s_in, spikes, truth, limit)

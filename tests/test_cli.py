@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 
 from ashnets.cli import COMMANDS, main
 from hw.exchange.formats import FORMATS
+from hw.program_file import save_program
 from quantize.verify import RUNTIMES
 from tests.conftest import micro_config
 from train.run import open_run, run_program
@@ -248,3 +251,48 @@ leave(143)
     environment = {**os.environ, "TORCHELASTIC_RUN_ID": "none"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120)
     assert (done.returncode, done.stdout) == (143, "done\n"), done.stderr
+
+
+def test_simulate_verify_fails_on_other_integers_and_where_nothing_was_compared(runs, capsys, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs[1].folder, run)
+    program = run_program(runs[1])
+    last = program.layers[-1]
+    weight = last.weight_int.copy()
+    weight[0, 0] += 1 if weight[0, 0] < 0 else -1
+    shutil.rmtree(run / "program")
+    save_program(replace(program, layers=(*program.layers[:-1], replace(last, weight_int=weight))), run / "program")
+    assert main(["simulate", str(run), "--verify", "--samples", "2"]) == 1
+    assert "qat and reference hold different integers" in capsys.readouterr().out
+    decays = np.arange(1, last.channels + 1)
+    shutil.rmtree(run / "program")
+    save_program(replace(program, layers=(*program.layers[:-1], replace(last, decay_u_int=decays))), run / "program")
+    line = refused(capsys, "simulate", run, "--verify", "--samples", "2", "--backend", "netx")
+    assert "backend 'netx' does not hold this network, nothing was compared" in line
+
+
+def test_values_that_are_no_spikes_are_refused_before_they_are_cut_to_bytes(runs, capsys, tmp_path):
+    program = run_program(runs[1])
+    np.save(tmp_path / "s.npy", np.full((1, program.steps, *program.input_shape), 257))
+    line = refused(capsys, "verify", runs[1].folder / "program", "--input", tmp_path / "s.npy", "--slow-samples", "0")
+    assert "values other than 0 and 1" in line
+
+
+def test_options_without_an_effect_are_refused(runs, capsys, tmp_path):
+    line = refused(capsys, "evaluate", runs[0].folder, "--templates", "a {}")
+    assert "--templates are for zero_shot" in line
+    assert "is a folder; give the path of a file" in refused(
+        capsys, "evaluate", runs[0].folder, "--predictions", tmp_path
+    )
+    assert "'bench loader' prints its figures" in refused(capsys, "bench", "loader", "--out", tmp_path / "x")
+    line = refused(capsys, "simulate", "--program", runs[1].folder / "program", "--samples", 1)
+    assert "--program runs all samples of --input" in line
+
+
+def test_a_run_is_quantized_from_within_its_own_folder(runs, capsys, monkeypatch, tmp_path):
+    shutil.copytree(runs[0].folder, tmp_path / "own")
+    monkeypatch.chdir(tmp_path / "own")
+    assert main(["quantize", ".", "--steps", "0", "--ptq", "best", "--json"]) == 0
+    layers = last_json(capsys)["layers"]
+    assert (tmp_path / "own-int8").is_dir()
+    assert all(20 < layer["sqnr"] < 80 for layer in layers)  # of the real weights, not of those that GPTQ rounded

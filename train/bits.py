@@ -14,6 +14,8 @@ from train.stages import calibration_spikes, load_split, ranking_of
 
 def layer_weights(run: Run, device: torch.device) -> dict[str, int]:
     """Number of weights of each layer of the float run's stack, by name."""
+    if run.config.model.abstract.codebook:
+        raise UserError(f"{run.folder}: holds a codebook where spikes would be; there is no stack to quantize")
     stack = float_stack(load_model(run, "float", device))
     return {name: layer.synapse.weight.numel() for name, layer in stack.neural_layers.items()}
 

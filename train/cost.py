@@ -51,7 +51,7 @@ def cost(config: RunConfig, images: int = 2) -> Cost:
     torch.manual_seed(0)
     answered = any(OBJECTIVES[name].needs_answers for name in config.train.objectives)
     bundle = Bundle(config, answers=2 if answered else 0).train()
-    inputs = random_inputs(config.model, images)
+    inputs = random_inputs(config.model, images, config.train.texts_per_image)
     with FlopCounterMode(display=False) as counter:
         bundle(inputs)[0].backward()
     held = sum(p.numel() * p.element_size() for p in bundle.parameters() if not p.requires_grad)
@@ -65,17 +65,17 @@ def cost(config: RunConfig, images: int = 2) -> Cost:
     )
 
 
-def random_inputs(model: ModelConfig, images: int) -> Inputs:
-    """Random images, each with a text of full length."""
+def random_inputs(model: ModelConfig, images: int, texts: int = 1) -> Inputs:
+    """Random images, each with so many texts of full length."""
     size, length, many = model.concrete.image_size, model.text.length, model.fusion.images
-    ids = torch.randint(4, model.text.vocabulary, (images, length))
-    bags = torch.randint(0, model.text.lexicon + 1, (images, 20))
+    ids = torch.randint(4, model.text.vocabulary, (images * texts, length))
+    bags = torch.randint(0, model.text.lexicon + 1, (images * texts, 20))
     return Inputs(
         images=torch.rand(many * images, 3, size, size) * 2 - 1,
         view=torch.rand(many * images, 3, size, size) * 2 - 1,
         tokens=Tokens(ids, torch.zeros_like(ids, dtype=torch.bool), bags),
-        text_image=torch.arange(images),
+        text_image=torch.arange(images).repeat_interleave(texts),
         image_ids=torch.arange(images),
-        answers=torch.zeros(images, dtype=torch.int64),
-        scores=torch.zeros(images, 2),
+        answers=torch.zeros(images * texts, dtype=torch.int64),
+        scores=torch.zeros(images * texts, 2),
     )

@@ -3,7 +3,7 @@ goes on where it was."""
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,16 @@ STAGES = ("pretrain", "finetune", "quantized")
 class _Demo:
     def __init__(self, folder: Path, seed: int, lava_samples: int, device: torch.device) -> None:
         self.folder, self.seed, self.lava_samples, self.device = folder, seed, lava_samples, device
+        self.used: set[str] = set()
+        """Names of the results that this demo is made of."""
 
     def stage(self, name: str, make: Callable[[Path], Run], init: Run | None = None) -> Run:
         """A training stage: made, gone on with, or found finished."""
         folder = self.folder / name
+        if not folder.exists():
+            for old in (self.folder / "results").glob("*.json"):  # of a run that is there no more
+                if old.stem not in self.used:
+                    old.unlink()
         run = open_run(folder) if folder.exists() else make(folder)
         if run.config.train.seed != self.seed:
             raise UserError(
@@ -45,6 +51,7 @@ class _Demo:
             and (not run.quantized or (folder / "program").exists())
         ):
             print(f"  {folder} is finished already")
+            self.step(f"{name}_seconds", lambda: {"seconds": 0.0})
             return run
         start = time.monotonic()
         with training_progress(name) as progress:
@@ -55,6 +62,7 @@ class _Demo:
     def step(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A result kept in results/<name>.json, computed if it is not there."""
         path = self.folder / "results" / f"{name}.json"
+        self.used.add(name)
         if path.exists():
             return read_json(path)
         start = time.monotonic()
@@ -83,7 +91,7 @@ class _Demo:
     def joints(self, name: str, run: Run, runtime: str, samples: int | None) -> Joint:
         def compute() -> dict[str, Any]:
             (joint,) = verify_run(run, {runtime: samples}, self.device)
-            return {key: getattr(joint, key) for key in ("left", "right", "samples", "mismatches", "compared")}
+            return asdict(joint)
 
         values = self.step(name, compute)
         return Joint(**{key: value for key, value in values.items() if key != "seconds"})
@@ -130,9 +138,7 @@ def run_demo(folder: Path, seed: int, lava_samples: int, device: torch.device) -
 
     print("6/6  Write the report.", flush=True)
     differing = sum(a != b for a, b in zip(vqa["qat"]["predictions"], vqa["program"]["predictions"], strict=True))
-    seconds = sum(
-        read_json(path)["seconds"] for path in sorted((folder / "results").glob("*.json")) if path.stem != "summary"
-    )
+    seconds = sum(read_json(folder / "results" / f"{name}.json")["seconds"] for name in sorted(demo.used))
     values = {
         "vqa_accuracy_float": vqa["float"]["metrics"]["accuracy"],
         "vqa_accuracy_qat": vqa["qat"]["metrics"]["accuracy"],
@@ -150,10 +156,7 @@ def run_demo(folder: Path, seed: int, lava_samples: int, device: torch.device) -
         "firing_rate": vqa["program"]["metrics"]["firing_rate"],
         "seed": seed,
         "seconds": seconds,
-        "joints": [
-            {k: getattr(j, k) for k in ("left", "right", "samples", "mismatches", "compared")}
-            for j in (qat_joint, lava_joint)
-        ],
+        "joints": [asdict(joint) for joint in (qat_joint, lava_joint)],
     }
     write_json(folder / "results" / "summary.json", values)
     report = demo_report(folder)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,9 +51,15 @@ class Trainer:
     optimizer: torch.optim.Optimizer
 
     def __init__(
-        self, run: Run, train_data: ImageTextData, val_data: ImageTextData, device: torch.device, workers: int = 0
+        self,
+        run: Run,
+        train_data: ImageTextData,
+        val_data: ImageTextData,
+        device: torch.device,
+        workers: int = 0,
+        keys: Path | None = None,
     ) -> None:
-        """workers: processes that make batches ahead."""
+        """workers: processes that make batches ahead. keys: for a chip in the loop that is on another host."""
         self.run, self.config, self.device, self.workers = run, run.config.train, device, workers
         self.train_data, self.val_data = train_data, val_data
         torch.manual_seed(self.config.seed)
@@ -60,7 +67,7 @@ class Trainer:
         bundle.model.text_head.learn_lexicon(run.codec.lexicon)
         self.bundle = bundle.to(device)
         if run.config.chip is not None:
-            quantized_stack(bundle.model).chip = ChipInTheLoop(run.config.chip)
+            quantized_stack(bundle.model).chip = ChipInTheLoop(run.config.chip, keys)
         self.teacher = load_model(run, "float", device).abstract.stack if run.config.distill else None
         self.loss = StepLoss(bundle, self.teacher, run.config.distill)
         self.wishes: Callable[[], dict[str, bool]] = dict

@@ -119,10 +119,15 @@ def check_codec(codec: TextCodec, text: TextConfig) -> None:
 
 
 def train_run(
-    run: Run, device: torch.device, report: Report | None = None, init: Run | None = None, workers: int | None = None
+    run: Run,
+    device: torch.device,
+    report: Report | None = None,
+    init: Run | None = None,
+    workers: int | None = None,
+    keys: Path | None = None,
 ) -> Run:
     """Train a run to its end, from its newest checkpoint or, before the first, from the best weights of `init`.
-    workers: processes that make batches ahead; None as `workers_for` the device."""
+    workers: processes that make batches ahead; None as `workers_for` the device. keys: for a chip on another host."""
     data = load_split(run, "train")
     if data.fingerprint != run.data["fingerprint"]:
         raise UserError(
@@ -133,7 +138,7 @@ def train_run(
     workers = workers_for(device) if workers is None else workers
     if workers < 0:
         raise UserError(f"--workers is {workers}; give the number of processes that make batches, 0 for none")
-    trainer = Trainer(run, data, load_split(run, "val"), device, workers)
+    trainer = Trainer(run, data, load_split(run, "val"), device, workers, keys)
     if newest_checkpoint(run.folder) is None:
         if init is not None:
             trainer.load_weights(starting_weights(run, init))

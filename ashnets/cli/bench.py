@@ -39,6 +39,8 @@ def bench(
     from hw.program_file import load_program
     from train.report.page import check_place
 
+    if out is not None and what in ("lava", "loader"):
+        raise UserError(f"--out goes with 'simulate' and 'step', 'bench {what}' prints its figures; leave it out")
     if what in ("loader", "step"):
         if steps is not None and steps < 1:
             raise UserError(f"--steps is {steps}; time at least 1")

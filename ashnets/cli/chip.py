@@ -36,6 +36,8 @@ def simulate(
     if program is not None:
         if run is not None or verify:
             raise UserError("--program runs a file by itself: leave RUN and --verify out")
+        if samples != 64:
+            raise UserError("--program runs all samples of --input: leave --samples out")
         return _simulate_file(program, input, out, layers, json, backend=backend, keys=keys, first=from_layer)
     if run is None:
         raise UserError("nothing to simulate; give a quantized RUN, or --program NET --input SPIKES.npy --out OUT.npy")
@@ -53,14 +55,17 @@ def simulate(
     runtimes = ("qat",) if backend == "reference" else ("qat", backend)
     joints = verify_run(opened, dict.fromkeys(runtimes, samples), where, keys)
     for joint in joints:
+        if joint.refused:
+            raise UserError(f"backend '{joint.left}' does not hold this network, nothing was compared: {joint.refused}")
         counts = ", ".join(f"{name} {count} of {joint.compared[name]}" for name, count in joint.mismatches.items())
         print(
             f"{joint.left} against {joint.right}, {joint.samples} samples: {joint.total} mismatching spikes ({counts})"
         )
-    total = sum(joint.total for joint in joints)
+        if joint.integers is False:
+            print(f"{joint.left} and {joint.right} hold different integers")
     values = {f"mismatching_spikes_{joint.left}_{joint.right}": joint.total for joint in joints}
     done({"run": str(run), "samples": joints[0].samples, **values}, json)
-    return 1 if total else 0
+    return 0 if all(joint.well for joint in joints) else 1
 
 
 def _simulate_file(

@@ -41,12 +41,17 @@ def evaluate(
     from train.data import load
     from train.evaluate import evaluate as run_evaluation
     from train.predictions import write_predictions
+    from train.report.page import check_place
     from train.run import choose_device, load_model, open_run
     from train.stages import ranking_of
     from train.zero_shot import evaluate_zero_shot
 
     opened = open_run(run)
     task = task or opened.config.train.task
+    if templates != ("{}",) and task != "zero_shot":
+        raise UserError(f"--templates are for zero_shot, and this evaluates '{task}'; leave them out")
+    if predictions is not None:
+        check_place(predictions, "predictions.json")
     own = task == opened.config.train.task
     if again is not None:
         if task != "retrieval":

@@ -1,5 +1,6 @@
 """Commands that make models: demo, train, finetune, quantize, tune."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -166,7 +167,7 @@ def quantize(
         return _resume(source, device, workers, json)
     start = open_run(source)
     suffix = "mixed" if "=" in quantizer else quantizer.replace(":", "-")
-    folder = out or source.with_name(f"{source.name}-{suffix}")
+    folder = out or source.absolute().with_name(f"{source.absolute().name}-{suffix}")
     config = qat_config(start, steps, quantizer, ptq, distill)
     made = _made(folder, lambda: quantized_run(start, folder, config))
     return _train(made, device, workers, json, init=start, next_step=f"ashnets simulate {folder} --verify")
@@ -177,6 +178,7 @@ def tune(
     run: RunFolder,
     /,
     chip: str = "imperfect",
+    keys: Path | None = None,
     steps: int | None = None,
     workers: int | None = None,
     device: Device = "auto",
@@ -185,15 +187,18 @@ def tune(
     """Go on training the quantized run SOURCE with a chip in the loop, into the new folder RUN: the forward pass is
     the chip's, the backward pass the surrogate's.
 
-    chip: a backend, such as imperfect:dead=0.05,stuck=0.02,spread=0.1,seed=0, or addresses of workers. steps: by
-    default four times those of SOURCE. workers: processes that make batches ahead, see 'ashnets train'.
+    chip: a backend, such as imperfect:dead=0.05,stuck=0.02,spread=0.1,seed=0, or addresses of workers. keys: the
+    client's folder of keys, for workers on other hosts.
+
+    steps: by default four times those of SOURCE. workers: processes that make batches ahead, see 'ashnets train'.
     """
     from train.run import open_run
     from train.stages import tuned_run
 
     start = open_run(source)
     made = _made(run, lambda: tuned_run(start, run, chip, steps))
-    return _train(made, device, workers, json, init=start, next_step=f"ashnets evaluate {run} --backend {chip}")
+    next_step = f"ashnets evaluate {run} --backend {chip}"
+    return _train(made, device, workers, json, init=start, keys=keys, next_step=next_step)
 
 
 def _refuse(option: str, what: str, others: dict[str, bool]) -> None:
@@ -232,25 +237,40 @@ def _nothing_left(folder: Path) -> Iterator[None]:
         raise
 
 
-def _train(run: Any, device: str, workers: int | None, json: bool, *, init: Any = None, next_step: str) -> int:
+def _train(
+    run: Any,
+    device: str,
+    workers: int | None,
+    json: bool,
+    *,
+    init: Any = None,
+    keys: Path | None = None,
+    next_step: str,
+) -> int:
     from quantize.errors import stack_errors
+    from quantize.qat import QuantizedStack
     from train.checkpoint import newest_checkpoint
     from train.progress import training_progress
     from train.report.terminal import error_table
-    from train.run import choose_device, load_model, quantized_stack
+    from train.run import choose_device, float_stack, load_model, quantized_stack
     from train.stages import train_run
 
     with training_progress(run.folder.name) as progress, _nothing_left(run.folder):
-        train_run(run, choose_device(device), progress, init, workers)
+        train_run(run, choose_device(device), progress, init, workers, keys)
     newest = newest_checkpoint(run.folder)
     assert newest is not None  # train_run has written one
     best = next(entry for entry in newest.history if entry["step"] == newest.best_step)
     print(f"wrote {run.folder}: {newest.step} steps, best at step {newest.best_step} (validation {best['score']:.2f})")
     figures = {"run": str(run.folder), "steps": newest.step, "best": best}
     if run.quantized:
-        errors = stack_errors(quantized_stack(load_model(run, "qat", choose_device("cpu"))))
+        cpu, before = choose_device("cpu"), None
+        if run.config.train.steps == 0:  # trained weights are errors of nothing but their own rounding
+            before = QuantizedStack(float_stack(load_model(run, "float", cpu)), str(run.config.quantizer))
+        errors = stack_errors(quantized_stack(load_model(run, "qat", cpu)), before)
         print(error_table(errors))
-        figures["layers"] = [asdict(found) for found in errors]
+        figures["layers"] = [
+            {key: None if value == math.inf else value for key, value in asdict(found).items()} for found in errors
+        ]
     return done(figures, json, f"next: {next_step}")
 
 

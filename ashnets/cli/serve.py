@@ -1,5 +1,6 @@
 """Command of the page: serve."""
 
+import ssl
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,7 +36,7 @@ def serve(
     """
     from train.run import choose_device
     from train.serve.looks import open_looks
-    from train.serve.page import check_port, served
+    from train.serve.page import free_port, served
 
     if not runs:
         raise UserError("there is nothing to serve; give a run, for example: ashnets serve runs/demo/pretrain")
@@ -49,7 +50,14 @@ def serve(
     for path in (login, certificate, key):
         if path is not None and not path.is_file():
             raise UserError(f"{path}: there is no such file; check the path")
-    check_port(host, port)
+    if certificate and key:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        except OSError as error:  # ssl's too
+            raise UserError(
+                f"{certificate} and {key}: no certificate and its key ({error.strerror or error}); give PEM files"
+            ) from error
+    port = free_port(host, port)
     visitor = _login(login) if login else None
     search, answers = open_looks(runs, data, split, choose_device(device))
     if search is not None:
@@ -71,7 +79,10 @@ def _own(host: str) -> bool:
 
 
 def _login(path: Path) -> tuple[str, str]:
-    name, colon, password = path.read_text(encoding="utf-8").strip().partition(":")
+    try:
+        name, colon, password = path.read_text(encoding="utf-8").strip().partition(":")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     if not (name and colon and len(password) >= 8):
         raise UserError(f"{path}: expected one line NAME:PASSWORD with 8 characters or more to the password")
     return name, password

@@ -82,6 +82,7 @@ class RemoteBackend:
         self.changed = threading.Condition()
         self.closed = False
         self.trouble: dict[str, str] = {}
+        self.refusals: set[str] = set()  # addresses of workers that do not take the program
         self.context = zmq.Context()
         self.links = [threading.Thread(target=_Link(self, a).live, daemon=True) for a in self.addresses]
         for link in self.links:
@@ -190,10 +191,13 @@ class _Link:
                 self._drop()
                 self._wait(pause)
                 pause = min(2.0, 2 * pause)
-            except (UserError, BackendError) as error:  # the worker refuses the program
+            except (UserError, BackendError) as error:  # the worker refuses the program; others may take it
                 self._drop()
-                while (request := self.owner.next_request(0.0)) is not None:
-                    request.settle(error)
+                self.owner.trouble[self.address] = str(error)
+                self.owner.refusals.add(self.address)
+                if self.owner.refusals.issuperset(self.owner.addresses):
+                    while (request := self.owner.next_request(0.0)) is not None:
+                        request.settle(error)
                 self._wait(pause)
         if self.socket is not None:
             with suppress(zmq.ZMQError):
@@ -225,6 +229,7 @@ class _Link:
         self._send(open_message(self.owner.program, self.session))
         self._await(Kind.OPENED)
         self.owner.trouble.pop(self.address, None)
+        self.owner.refusals.discard(self.address)
 
     def _send(self, message: Message) -> None:
         assert self.socket is not None

@@ -69,10 +69,10 @@ def describe(program: SpikingProgram) -> dict[str, Any]:
 
 
 def random_spikes(program: SpikingProgram, samples: int, seed: int = 0) -> np.ndarray:
-    """Spikes [T, B, *input_shape] at rates from 0 to 1, one for each sample, where no real ones are at hand."""
+    """Spikes [T, B, *input_shape] at rates between 0 and 1, one for each sample, where no real ones are at hand."""
     rng = np.random.default_rng(seed)
     shape = (program.steps, samples, *program.input_shape)
-    rates = np.linspace(0, 1, samples).reshape(1, -1, *[1] * len(program.input_shape))
+    rates = np.linspace(0, 1, samples + 2)[1:-1].reshape(1, -1, *[1] * len(program.input_shape))
     spikes = (rng.random(shape) < rates).astype(np.int64)
     if program.input_bits:
         limit = 1 << program.input_bits

@@ -44,10 +44,12 @@ class ImperfectBackend:
                 continue
             rng = np.random.default_rng([int(seed), zlib.crc32(layer.name.encode())])
             alive = rng.random(program.shapes[layer.name]) >= dead
-            if isinstance(layer, Recurrent) and not alive.all():
-                # Its own dead neurons are heard by nobody; those behind it are told by `alive`.
-                layer = replace(layer, weight_rec_int=np.where(alive, layer.weight_rec_int, 0))
-            alone = replace(program.part(i, i + 1), layers=(_flawed(layer, stuck, spread, rng),))
+            flawed = _flawed(layer, stuck, spread, rng)
+            if isinstance(flawed, Recurrent) and not alive.all():
+                # Its own dead neurons are heard by nobody, through no stuck weight either; those behind it are told by
+                # `alive`.
+                flawed = replace(flawed, weight_rec_int=np.where(alive, flawed.weight_rec_int, 0))
+            alone = replace(program.part(i, i + 1), layers=(flawed,))
             self.parts.append((EventsBackend(alone), alive))
 
     def run(

@@ -1,6 +1,7 @@
 """Every simulator against the reference: spikes, u and v of every layer, whole samples and streams in pieces."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,6 +171,24 @@ def test_auto_goes_on_with_the_fastest_and_tries_again_for_other_work():
     auto.chosen.clear()
     with pytest.raises(BackendError, match="spikes of events and batched differ"):
         auto.run(np.ones((4, 5, 3)))
+
+
+def test_auto_compares_inner_layers_and_states_too():
+    layers = [
+        Dense(name=name, weight_int=np.eye(3, dtype=int), decay_u_int=1, decay_v_int=1, v_th_mant=1) for name in "ab"
+    ]
+    auto = open_backend("auto", SpikingProgram(input_shape=(3,), steps=4, layers=tuple(layers)))
+    real = auto.candidates["batched"].run
+
+    def other(spikes, **options):
+        found = real(spikes, **options)
+        return replace(found, v={name: v + (name == "a") for name, v in found.v.items()})
+
+    auto.candidates["batched"].run = other
+    auto.run(np.ones((4, 5, 3)))
+    auto.chosen.clear()
+    with pytest.raises(BackendError, match="spikes of events and batched differ"):
+        auto.run(np.ones((4, 5, 3)), states=True)
 
 
 def lava_equals_reference(case) -> None:

@@ -57,6 +57,15 @@ def test_dead_neurons_never_spike_and_are_heard_by_nobody():
     np.testing.assert_array_equal(result.output, expected * alive)
 
 
+def test_dead_neurons_are_not_heard_through_stuck_weights():
+    backend = open_backend("imperfect:dead=0.5,stuck=0.3,spread=0,seed=5", network())
+    part, alive = backend.parts[1]
+    weight = part.program.layers[0].weight_rec_int
+    assert 0 < alive.sum() < alive.size
+    assert not weight[:, ~alive].any()
+    assert weight[:, alive].any()
+
+
 def test_stuck_weights_hold_the_layers_extremes_wherever_the_seed_says():
     backend = open_backend("imperfect:dead=0,stuck=0.2,spread=0,seed=1", network())
     weight = network().layers[2].weight_int

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from hw import Conv, Dense, Recurrent, SpikingProgram, UserError
 from hw.netx_file import write_net
-from hw.netx_reader import read_net
+from hw.netx_reader import examine_net, read_net
 from hw.simulate import open_backend
 from tests.hw.strategies import cases
 
@@ -43,6 +43,15 @@ def dense_file(path: Path, **changes: object) -> Path:
             if value is not None:
                 file.create_dataset(f"layer/0/{key}", data=value)
     return path
+
+
+def test_layers_that_do_not_fit_each_other_are_a_problem(tmp_path):
+    path = dense_file(tmp_path / "a.net")
+    assert examine_net(path) == []
+    with h5py.File(path, "a") as file:
+        file.copy("layer/0", "layer/1")  # which takes 3 inputs and is given 2
+    (problem,) = examine_net(path)
+    assert "takes inputs of shape (3,), found (2,)" in problem
 
 
 def test_older_dialects_load(tmp_path):

@@ -1,6 +1,7 @@
 """The demo from end to end with a model and data small enough for a test; every part of it is the real one."""
 
 import json
+import shutil
 
 import pytest
 
@@ -65,6 +66,19 @@ def test_an_interrupted_demo_goes_on_where_it_was(small_demo, capsys, monkeypatc
     assert "interrupted" in capsys.readouterr().err
     assert main(arguments) == 0
     assert trained == ["pretrain", "finetune", "finetune", "quantized"]
+
+
+def test_a_stage_that_is_made_anew_takes_no_results_of_the_old_one(small_demo, capsys):
+    arguments = ["demo", "--out", str(small_demo), "--lava-samples", "2"]
+    assert main(arguments) == 0
+    results = small_demo / "results"
+    for name in ("joint_qat", "vqa_qat", "retrieval_heldout"):
+        values = json.loads((results / f"{name}.json").read_text())
+        (results / f"{name}.json").write_text(json.dumps(values | {"old": True}))
+    shutil.rmtree(small_demo / "quantized")
+    assert main(arguments) == 0
+    assert not any("old" in json.loads(path.read_text()) for path in results.glob("*.json"))
+    assert json.loads((results / "joint_qat.json").read_text())["integers"]
 
 
 def test_another_seed_does_not_mix_with_a_demo_that_is_there(small_demo, capsys):

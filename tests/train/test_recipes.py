@@ -63,7 +63,9 @@ def test_operations_are_counted_by_hand_for_a_small_model():
     # as much backward, and what attention itself takes.
     linear = 3 * 2 * 12 * (4 * 16 * 16 + 8 * 16 * 16)
     attention = 3 * 2 * 2 * 12 * 12 * 16
-    assert linear <= more.flops - one.flops <= linear + 2 * attention
+    texts = config.train.texts_per_image
+    assert texts == 2
+    assert texts * linear <= more.flops - one.flops <= texts * (linear + 2 * attention)
     assert more.state_bytes - one.state_bytes == 16 * (more.parameters["text"] - one.parameters["text"])
 
 

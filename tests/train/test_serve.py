@@ -264,3 +264,18 @@ def test_a_browser_shows_pictures_answers_and_spikes(looks):
         assert page.get_by_text(max(wanted, key=wanted.__getitem__), exact=True).first.is_visible()
         browser.close()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_what_the_page_cannot_take_is_said_in_one_line(folders, few_records, tmp_path, capsys):
+    (tmp_path / "login").write_bytes("müller:passwörter".encode("latin-1"))
+    assert main(["serve", str(folders["vqa"]), "--login", str(tmp_path / "login")]) == 2
+    (tmp_path / "pem").write_text("nothing of the kind")
+    assert (
+        main(["serve", str(folders["vqa"]), "--certificate", *[str(tmp_path / "pem"), "--key"], str(tmp_path / "pem")])
+        == 2
+    )
+    assert main(["serve", str(folders["vqa"]), "--data", "few_pairs", "--port", "0"]) == 2
+    login, pem, pairs = capsys.readouterr().err.splitlines()
+    assert "is not UTF-8" in login
+    assert "no certificate and its key" in pem
+    assert "shows pairs of pictures, the page one" in pairs

@@ -27,7 +27,8 @@ def chip_job(source: Path, spikes: Path | None, samples: int) -> Job:
     if not source.exists():
         raise UserError(f"{source}: there is no such file or folder; give a run, a program's folder or a .net file")
     manifest = source / "manifest.json"
-    if manifest.is_file() and read_json(manifest).get("kind") == "run":
+    told = read_json(manifest) if manifest.is_file() else None
+    if isinstance(told, dict) and told.get("kind") == "run":
         if spikes is not None:
             raise UserError(f"{source}: a run brings its own test samples; leave --input out")
         return _job_of_run(source, samples)

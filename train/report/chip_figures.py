@@ -83,13 +83,13 @@ def before_reset(layer: Conv | Dense, u: np.ndarray, v: np.ndarray) -> np.ndarra
 
 
 def membranes(story: ChipStory, layer: Conv | Dense) -> Markup:
-    """v / 64 of the first sample: the neuron with the most spikes, one in the middle, and the silent one that came
-    nearest; only the first where thresholds differ by neuron."""
+    """v / 64 in the first steps of the first sample: the neuron with the most spikes in all its steps, one in the
+    middle, and the silent one that came nearest; only the first where thresholds differ by neuron."""
     u, v, s = (values[layer.name][:, 0] for values in (story.result.u, story.result.v, story.result.layers))
     steps = min(len(v), SHOWN_STEPS)
     threshold = np.repeat(np.broadcast_to(layer.v_th_mant, layer.channels), v[0].size // layer.channels)
     membrane = before_reset(layer, u, v)[:steps].reshape(steps, -1) / (1 << STATE_SHIFT)
-    fired = s[:steps].reshape(steps, -1).sum(0, dtype=np.int64)
+    fired = s.reshape(len(s), -1).sum(0, dtype=np.int64)
     chosen = [int(fired.argmax())]
     if (threshold == threshold[0]).all():
         chosen.append(int(np.argsort(-fired, kind="stable")[np.count_nonzero(fired) // 2]))

@@ -227,7 +227,8 @@ def _spikes(story: ChipStory) -> Section:
 def _membranes(story: ChipStory) -> Section:
     panels = [membranes(story, layer) for layer in story.program.synaptic[:SHOWN_LAYERS]]
     lead = (
-        "The first sample: v / 64 of up to three neurons of each layer, as the threshold meets it. A point above the "
+        f"The first {SHOWN_STEPS} steps at most of the first sample: v / 64 of up to three neurons of each layer, as "
+        "the threshold meets it, and their spikes in all its steps. A point above the "
         "threshold is a spike, and the next step starts from 0."
     )
     return Section("membranes", "Membranes", lead, el("div", panels, class_="panels"))

@@ -14,7 +14,7 @@ from hw.bridge.module import SpikeBridge
 from hw.errors import UserError
 from hw.simulate import Backend, Result, open_backend
 from quantize.verify import mismatching_spikes
-from train.data import ImageTextData, load
+from train.data import ImageTextData, load, pictures_each
 from train.evaluate import embed_picture, evaluate_retrieval
 from train.metrics.retrieval import Similarities
 from train.run import Run, load_model, open_run, run_program
@@ -172,6 +172,8 @@ def open_looks(
         if (search if task == "retrieval" else answers) is not None:
             raise UserError(f"{folder}: is a second run for the same task; give one that retrieves, one that answers")
         data = load(dataset or config.train.dataset, split, config.model.concrete.image_size)
+        if pictures_each(data) > 1:
+            raise UserError(f"{data.name}: shows pairs of pictures, the page one; give other --data")
         if task == "retrieval":
             search = Search(run, data, device)
         else:

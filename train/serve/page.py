@@ -46,11 +46,12 @@ def build(search: Search | None, answers: Answers | None, folder: Path) -> Any:
     return blocks
 
 
-def check_port(host: str, port: int) -> None:
-    """`UserError` where nothing can be served; asked before the work, not after it."""
+def free_port(host: str, port: int) -> int:
+    """The port, or any that is free for 0. `UserError` where nothing can be served; asked before the work, not after
+    it."""
     try:
-        with socket.create_server((host, port)):
-            pass
+        with socket.create_server((host, port)) as server:
+            return server.getsockname()[1]
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"port {port} of {host}: {reason}; give another with --port or --host") from error
