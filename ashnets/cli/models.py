@@ -264,7 +264,7 @@ def _train(
     figures = {"run": str(run.folder), "steps": newest.step, "best": best}
     if run.quantized:
         cpu, before = choose_device("cpu"), None
-        if run.config.train.steps == 0:  # trained weights are errors of nothing but their own rounding
+        if run.config.train.steps == 0:  # else what training changed would count as an error
             before = QuantizedStack(float_stack(load_model(run, "float", cpu)), str(run.config.quantizer))
         errors = stack_errors(quantized_stack(load_model(run, "qat", cpu)), before)
         print(error_table(errors))

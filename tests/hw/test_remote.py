@@ -250,10 +250,13 @@ def test_an_error_of_the_workers_backend_reaches_the_user():
 def test_a_worker_that_refuses_the_program_leaves_it_to_one_that_does_not():
     wide = Dense(name="fc", weight_int=np.eye(2, dtype=int), decay_u_int=np.array([1, 2]), decay_v_int=1, v_th_mant=1)
     made = SpikingProgram(input_shape=(2,), steps=1, layers=(wide,))
-    with worker("tcp://127.0.0.1:*", "--backend", "lava") as no, worker("tcp://127.0.0.1:*") as yes:
-        with RemoteBackend(made, [no.address, yes.address]) as remote:
-            for _ in range(5):
-                assert remote.run(np.ones((1, 1, 2))).output.shape == (1, 1, 2)
+    with (
+        worker("tcp://127.0.0.1:*", "--backend", "lava") as no,
+        worker("tcp://127.0.0.1:*") as yes,
+        RemoteBackend(made, [no.address, yes.address]) as remote,
+    ):
+        for _ in range(5):
+            assert remote.run(np.ones((1, 1, 2))).output.shape == (1, 1, 2)
 
 
 @contextmanager
