@@ -44,6 +44,9 @@ class _Demo:
             raise UserError(
                 f"{folder}: was made with seed {run.config.train.seed}, not {self.seed}; choose another --out"
             )
+        clock = self.folder / "results" / f"{name}_seconds.json"
+        self.used.add(clock.stem)
+        spent = read_json(clock)["seconds"] if clock.exists() else 0.0
         newest = newest_checkpoint(folder)
         if (
             newest is not None
@@ -51,12 +54,14 @@ class _Demo:
             and (not run.quantized or (folder / "program").exists())
         ):
             print(f"  {folder} is finished already")
-            self.step(f"{name}_seconds", lambda: {"seconds": 0.0})
+            write_json(clock, {"seconds": spent})
             return run
         start = time.monotonic()
-        with training_progress(name) as progress:
-            train_run(run, self.device, progress, init)
-        self.step(f"{name}_seconds", lambda: {"seconds": time.monotonic() - start})
+        try:
+            with training_progress(name) as progress:
+                train_run(run, self.device, progress, init)
+        finally:  # interrupted or not
+            write_json(clock, {"seconds": spent + time.monotonic() - start})
         return run
 
     def step(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

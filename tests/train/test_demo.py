@@ -64,7 +64,10 @@ def test_an_interrupted_demo_goes_on_where_it_was(small_demo, capsys, monkeypatc
     monkeypatch.setattr(train.demo, "train_run", interrupted)
     assert main(arguments) == 130
     assert "interrupted" in capsys.readouterr().err
+    clock = small_demo / "results" / "finetune_seconds.json"
+    clock.write_text(json.dumps({"seconds": json.loads(clock.read_text())["seconds"] + 1000}))
     assert main(arguments) == 0
+    assert json.loads((small_demo / "results" / "summary.json").read_text())["seconds"] > 1000
     assert trained == ["pretrain", "finetune", "finetune", "quantized"]
 
 
