@@ -42,7 +42,7 @@ def read_net(
     """
     path = Path(path)
     with opened(path, "a .net file") as file:
-        return validate(_program(file, steps, input_shape, first))
+        return validate(_program(_contents(file, first), steps, input_shape))
 
 
 def first_input(path: Path, first: int = 0) -> tuple[int, int | None]:
@@ -78,7 +78,7 @@ def examine_net(path: Path) -> list[str]:
         first = next(iter(contents.layers.values()), None)
         if contents.input_shape is not None or isinstance(first, Dense):  # else nothing tells what shapes there are
             try:
-                validate(_program(file, 1, None, 0))
+                validate(_program(contents, 1, None))
             except UserError as error:
                 return [str(error)]
         return []
@@ -132,8 +132,7 @@ def _read_layer(found: _Contents, group: object, i: int) -> None:
         raise UserError(f"layer {i}: type '{kind}' does not run here; {fix}")
 
 
-def _program(file: h5py.File, steps: int, input_shape: Shape | None, start: int) -> SpikingProgram:
-    found = _contents(file, start)
+def _program(found: _Contents, steps: int, input_shape: Shape | None) -> SpikingProgram:
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         raise UserError(found.problems[0] + more)

@@ -65,19 +65,18 @@ def layer_errors(layer: QuantizedLayer, before: Tensor | None = None) -> LayerEr
 
 def stack_errors(stack: QuantizedStack, before: QuantizedStack | None = None) -> list[LayerErrors]:
     """One for every layer with neurons. before: the stack with the real weights, where `stack` has them no more."""
-    layers = [layer for layer in stack.layers.children() if isinstance(layer, QuantizedLayer)]
-    real = [None] * len(layers)
-    if before is not None:
-        real = [layer.synapse.weight for layer in before.layers.children() if isinstance(layer, QuantizedLayer)]
-    return [layer_errors(layer, weight) for layer, weight in zip(layers, real, strict=True)]
+    pairs = zip(_layers(stack), _layers(before or stack), strict=True)
+    return [layer_errors(layer, real.synapse.weight) for layer, real in pairs]
+
+
+def _layers(stack: QuantizedStack) -> list[QuantizedLayer]:
+    return [layer for layer in stack.layers.children() if isinstance(layer, QuantizedLayer)]
 
 
 @torch.no_grad()
 def refuse_crushed(stack: QuantizedStack) -> None:
     """`UserError` for a layer of which almost nothing is left: an outlier has set its scale."""
-    for layer in stack.layers.children():
-        if not isinstance(layer, QuantizedLayer):
-            continue
+    for layer in _layers(stack):
         zeros, weight = float((layer.weight()[0] == 0).double().mean()), layer.synapse.weight.abs()
         if 1 - zeros < SURVIVORS_MIN:
             raise UserError(

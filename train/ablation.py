@@ -24,7 +24,7 @@ from train.joints import input_spikes
 from train.progress import training_progress
 from train.report.terminal import aligned
 from train.run import Run, load_model, open_run
-from train.stages import load_split, new_run, ranking_of, train_run
+from train.stages import check_judge, load_split, new_run, ranking_of, train_run
 
 CODES = 512
 COUNTED = 256  # test images whose synaptic operations are counted
@@ -141,7 +141,8 @@ def ablate(
     if unknown or not tasks:
         raise UserError(f"tasks are {', '.join(tasks) or 'none'}; choose from {', '.join(get_args(Task))}")
     for task in tasks:
-        _check_test(_recipe(task, 0, steps), model.concrete.image_size)
+        train = _recipe(task, 0, steps)  # looked at before anything is trained for it
+        check_judge(load(train.dataset, "test", model.concrete.image_size), train.task, "variants")
     rows = []
     for seed in range(seeds):
         for name in variants:
@@ -156,13 +157,6 @@ def ablate(
                     start = run if chain else first
                 rows.append(_row(run, name, seed, task, device))
     return rows
-
-
-def _check_test(train: TrainConfig, image_size: int) -> None:
-    """`UserError` where a task's data has no test to judge by, before anything is trained for it."""
-    data = load(train.dataset, "test", image_size)
-    if train.task != "retrieval" and not any(any(data.votes(i)) for i in range(len(data))):
-        raise UserError(f"{data.name}: the test split holds no answers, by which variants are judged; add them")
 
 
 def _recipe(task: str, seed: int, steps: int | None) -> TrainConfig:

@@ -4,18 +4,16 @@ from copy import deepcopy
 
 import torch
 
-from hw.errors import UserError
 from quantize.ptq import calibrated
 from quantize.search import Score
 from train.evaluate import evaluate
 from train.run import Run, float_stack, load_model
-from train.stages import calibration_spikes, load_split, ranking_of
+from train.stages import calibration_spikes, check_quantizable, load_split, ranking_of
 
 
 def layer_weights(run: Run, device: torch.device) -> dict[str, int]:
     """Number of weights of each layer of the float run's stack, by name."""
-    if run.config.model.abstract.codebook:
-        raise UserError(f"{run.folder}: holds a codebook where spikes would be; there is no stack to quantize")
+    check_quantizable(run)
     stack = float_stack(load_model(run, "float", device))
     return {name: layer.synapse.weight.numel() for name, layer in stack.neural_layers.items()}
 
@@ -23,8 +21,7 @@ def layer_weights(run: Run, device: torch.device) -> dict[str, int]:
 def scorer(run: Run, ptq: str, samples: int | None, device: torch.device) -> Score:
     """score(quantizer): the stack of the float run quantized after training, its task evaluated on the first `samples`
     images of the validation split. Percent."""
-    if run.quantized:
-        raise UserError(f"{run.folder}: is quantized already; pass the float run that it came from")
+    check_quantizable(run)
     model = load_model(run, "float", device)
     floats, spikes = float_stack(model), calibration_spikes(run, model)
     data, ranking = load_split(run, "val"), ranking_of(run)

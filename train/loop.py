@@ -279,7 +279,8 @@ def fitted_positions(model: AshNet, weights: Tensors) -> Tensors:
     (_, tokens, width), prefix = vit.pos_embed.shape, vit.num_prefix_tokens
     if key not in weights or weights[key].shape[1] == tokens or weights[key].shape[2] != width:
         return {}
-    if math.isqrt(weights[key].shape[1] - prefix) ** 2 != weights[key].shape[1] - prefix:
+    there = weights[key].shape[1] - prefix
+    if math.isqrt(there) ** 2 != there:
         return {}
     from timm.layers.pos_embed import resample_abs_pos_embed
 

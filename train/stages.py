@@ -21,7 +21,7 @@ from quantize.errors import refuse_crushed
 from quantize.ptq import calibrated, settled, steps_of
 from train import ranks
 from train.checkpoint import best_checkpoint, newest_checkpoint
-from train.config import RunConfig, TrainConfig, check_numbers, qat_recipe, tune_recipe
+from train.config import RunConfig, Task, TrainConfig, check_numbers, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load, pictures_each
 from train.evaluate import Ranking, image_batches, images_of
 from train.loader import workers_for
@@ -100,10 +100,14 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
             f"{data.name}: holds no answers that are given {config.train.answers_least} times, and task "
             f"'{config.train.task}' learns from answers; choose another task or other data"
         )
-    judged = splits["val"]
-    if config.train.task != "retrieval" and not any(any(judged.votes(i)) for i in range(len(judged))):
-        raise UserError(f"{judged.name}: the val split holds no answers, by which checkpoints are judged; add them")
+    check_judge(splits["val"], config.train.task, "checkpoints")
     return create_run(folder, config, codec, answers, summary)
+
+
+def check_judge(data: ImageTextData, task: Task, judged: str) -> None:
+    """`UserError` where a task wants answers to judge by, and a split has none."""
+    if task != "retrieval" and not any(any(data.votes(i)) for i in range(len(data))):
+        raise UserError(f"{data.name}: the {data.split} split holds no answers, by which {judged} are judged; add them")
 
 
 def check_codec(codec: TextCodec, text: TextConfig) -> None:
@@ -189,12 +193,17 @@ def calibration_spikes(source: Run, model: AshNet, images: int = 256) -> torch.T
     return torch.cat([model.code(batch) for batch in batches], 1)
 
 
+def check_quantizable(run: Run) -> None:
+    """`UserError` where a run has no float stack."""
+    if run.quantized:
+        raise UserError(f"{run.folder}: is quantized already; pass the float run that it came from")
+    if run.config.model.abstract.codebook:
+        raise UserError(f"{run.folder}: holds a codebook where spikes would be; there is no stack to quantize")
+
+
 def quantized_run(source: Run, folder: Path, config: RunConfig) -> Run:
     """A run that starts from the best weights of `source`, its stack folded and quantized. `config` has a quantizer."""
-    if source.quantized:
-        raise UserError(f"{source.folder}: is quantized already; pass the float run that it came from")
-    if source.config.model.abstract.codebook:
-        raise UserError(f"{source.folder}: holds a codebook where spikes would be; there is no stack to quantize")
+    check_quantizable(source)
     if config.quantizer is None:
         raise UserError("a quantized run needs a quantizer, for example --quantizer int8")
     check_numbers(config)

@@ -8,6 +8,8 @@ import tyro
 from ashnets.cli.common import Device, RunFolder, done
 from hw.errors import UserError
 
+SAMPLES = 64  # of a run that are simulated, unless told otherwise
+
 
 def simulate(
     run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None,
@@ -19,7 +21,7 @@ def simulate(
     from_layer: int = 0,
     backend: str = "reference",
     keys: Path | None = None,
-    samples: int | None = 64,
+    samples: int | None = SAMPLES,
     verify: bool = False,
     device: Device = "auto",
     json: bool = False,
@@ -36,7 +38,7 @@ def simulate(
     if program is not None:
         if run is not None or verify:
             raise UserError("--program runs a file by itself: leave RUN and --verify out")
-        if samples != 64:
+        if samples != SAMPLES:
             raise UserError("--program runs all samples of --input: leave --samples out")
         return _simulate_file(program, input, out, layers, json, backend=backend, keys=keys, first=from_layer)
     if run is None:

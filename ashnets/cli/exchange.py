@@ -147,12 +147,11 @@ def _joints_of_run(run: Path, limits: dict[str, int | None], device: str) -> Any
 def _joints_of_program(source: Path, spikes: Path, limits: dict[str, int | None]) -> Any:
     import torch
 
-    from hw.simulate.base import check_spikes
     from hw.simulate.files import load_job, load_numbers
     from quantize.verify import verify as joints_of
 
     job = load_job(source, load_numbers(spikes), spikes)
-    return joints_of(job.program, torch.from_numpy(check_spikes(job.program, job.spikes)).split(64, 1), limits)
+    return joints_of(job.program, torch.from_numpy(job.spikes).split(64, 1), limits)
 
 
 def joint_values(joint: Any) -> dict[str, Any]:

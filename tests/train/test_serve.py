@@ -270,10 +270,8 @@ def test_what_the_page_cannot_take_is_said_in_one_line(folders, few_records, tmp
     (tmp_path / "login").write_bytes("müller:passwörter".encode("latin-1"))
     assert main(["serve", str(folders["vqa"]), "--login", str(tmp_path / "login")]) == 2
     (tmp_path / "pem").write_text("nothing of the kind")
-    assert (
-        main(["serve", str(folders["vqa"]), "--certificate", *[str(tmp_path / "pem"), "--key"], str(tmp_path / "pem")])
-        == 2
-    )
+    pair = ["--certificate", str(tmp_path / "pem"), "--key", str(tmp_path / "pem")]
+    assert main(["serve", str(folders["vqa"]), *pair]) == 2
     assert main(["serve", str(folders["vqa"]), "--data", "few_pairs", "--port", "0"]) == 2
     login, pem, pairs = capsys.readouterr().err.splitlines()
     assert "is not UTF-8" in login
