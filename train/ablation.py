@@ -1,8 +1,8 @@
 """What each part is worth: variants of a run, trained over seeds with equal budgets, and compared."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -24,6 +24,7 @@ from train.joints import input_spikes
 from train.progress import training_progress
 from train.report.terminal import aligned
 from train.run import Run, load_model, open_run
+from train.seconds import seconds_of, timed
 from train.stages import check_judge, load_split, new_run, ranking_of, train_run
 
 CODES = 512
@@ -178,14 +179,9 @@ def _trained(folder: Path, config: RunConfig, init: Run | None, device: torch.de
         raise UserError(f"{folder}: was made with other settings; give another folder, or the settings of then")
     newest = newest_checkpoint(folder)
     untimed = newest is None or newest.step < config.train.steps or not clock.exists()
-    start = time.monotonic()
-    try:
-        with training_progress(f"{folder.parent.name} {folder.name}") as progress:
-            train_run(run, device, progress, init)
-    finally:
-        if untimed and ranks.rank() == 0:  # interrupted or not, on top of what was spent before
-            spent = float(clock.read_text()) if clock.exists() else 0.0
-            clock.write_text(f"{spent + time.monotonic() - start:.1f}")
+    clocked = timed(clock) if untimed and ranks.rank() == 0 else nullcontext()
+    with clocked, training_progress(f"{folder.parent.name} {folder.name}") as progress:
+        train_run(run, device, progress, init)
     return run
 
 
@@ -222,7 +218,7 @@ def _row(run: Run, variant: str, seed: int, task: str, device: torch.device) -> 
         metrics=found.metrics,
         parameters=used_parameters(run.config.model),
         synaptic_operations=operations,
-        seconds=float(_beside(run.folder, "seconds").read_text()),
+        seconds=seconds_of(_beside(run.folder, "seconds")),
     )
     ranks.on_first(lambda: write_json(kept, asdict(row)))
     return row

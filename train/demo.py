@@ -21,6 +21,7 @@ from train.progress import training_progress
 from train.report import write_report
 from train.report.collect import collect_story
 from train.run import Run, load_model, open_run
+from train.seconds import seconds_of, timed
 from train.stages import load_split, new_run, qat_config, quantized_run, ranking_of, train_run
 
 STAGES = ("pretrain", "finetune", "quantized")
@@ -44,9 +45,8 @@ class _Demo:
             raise UserError(
                 f"{folder}: was made with seed {run.config.train.seed}, not {self.seed}; choose another --out"
             )
-        clock = self.folder / "results" / f"{name}_seconds.json"
-        self.used.add(clock.stem)
-        spent = read_json(clock)["seconds"] if clock.exists() else 0.0
+        clock = f"{name}_seconds"
+        self.used.add(clock)
         newest = newest_checkpoint(folder)
         if (
             newest is not None
@@ -54,19 +54,17 @@ class _Demo:
             and (not run.quantized or (folder / "program").exists())
         ):
             print(f"  {folder} is finished already")
-            write_json(clock, {"seconds": spent})
             return run
-        start = time.monotonic()
-        try:
-            with training_progress(name) as progress:
-                train_run(run, self.device, progress, init)
-        finally:  # interrupted or not
-            write_json(clock, {"seconds": spent + time.monotonic() - start})
+        with timed(self.result(clock)), training_progress(name) as progress:
+            train_run(run, self.device, progress, init)
         return run
+
+    def result(self, name: str) -> Path:
+        return self.folder / "results" / f"{name}.json"
 
     def step(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A result kept in results/<name>.json, computed if it is not there."""
-        path = self.folder / "results" / f"{name}.json"
+        path = self.result(name)
         self.used.add(name)
         if path.exists():
             return read_json(path)
@@ -143,7 +141,7 @@ def run_demo(folder: Path, seed: int, lava_samples: int, device: torch.device) -
 
     print("6/6  Write the report.", flush=True)
     differing = sum(a != b for a, b in zip(vqa["qat"]["predictions"], vqa["program"]["predictions"], strict=True))
-    seconds = sum(read_json(folder / "results" / f"{name}.json")["seconds"] for name in sorted(demo.used))
+    seconds = sum(seconds_of(demo.result(name)) for name in sorted(demo.used))
     values = {
         "vqa_accuracy_float": vqa["float"]["metrics"]["accuracy"],
         "vqa_accuracy_qat": vqa["qat"]["metrics"]["accuracy"],
@@ -156,6 +154,7 @@ def run_demo(folder: Path, seed: int, lava_samples: int, device: torch.device) -
         "retrieval_heldout": retrieval["metrics"],
         "mismatching_spikes_qat_reference": qat_joint.total,
         "mismatching_spikes_lava_reference": lava_joint.total,
+        "joints_equal": qat_joint.well and lava_joint.well,
         "qat_samples": qat_joint.samples,
         "lava_samples": lava_joint.samples,
         "firing_rate": vqa["program"]["metrics"]["firing_rate"],

@@ -130,8 +130,9 @@ class Worker:
     def _queue(self, client: bytes, message: Message, session: _Session) -> None:
         try:
             self.waiting.put_nowait((client, message, session))
-        except Full:
-            self._answer(client, error_message(BackendError(f"{MAX_WAITING} requests are waiting already"), message))
+        except Full:  # a session forgotten is one that its client opens again, after a pause or elsewhere
+            del self.sessions[client, message.session]
+            self._refuse(client, message, f"{MAX_WAITING} requests are waiting already", Flags.NO_SESSION)
 
     def _refuse(self, client: bytes, message: Message, why: str, flag: Flags = Flags.BAD_REQUEST) -> None:
         self._answer(

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +270,14 @@ def own_worker() -> Iterator[str]:
     finally:
         made.stop()
         thread.join(10)
+
+
+def test_clients_that_find_a_workers_queue_full_come_back_and_get_their_results(monkeypatch):
+    monkeypatch.setattr("hw.bridge.worker.MAX_WAITING", 1)
+    with own_worker() as address, ExitStack() as clients:
+        remotes = [clients.enter_context(RemoteBackend(program(), [address])) for _ in range(6)]
+        asked = [remote.submit(spikes(2)) for remote in remotes]
+        assert all(future.result(60).output.shape == (4, 2, 6) for future in asked)
 
 
 def test_a_result_too_large_for_a_message_is_an_error_at_once_and_the_worker_goes_on(monkeypatch):

@@ -17,6 +17,7 @@ PROMISED = {
     "retrieval_tr10_heldout",
     "mismatching_spikes_qat_reference",
     "mismatching_spikes_lava_reference",
+    "joints_equal",
     "lava_samples",
     "firing_rate",
     "seconds",
@@ -49,6 +50,10 @@ def test_the_demo_goes_through_the_whole_line_and_does_nothing_twice(small_demo,
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
     assert main(["report", str(small_demo)]) == 0
+
+    found = small_demo / "results" / "joint_qat.json"
+    found.write_text(json.dumps(json.loads(found.read_text()) | {"integers": False}))
+    assert main(arguments) == 1
 
 
 def test_an_interrupted_demo_goes_on_where_it_was(small_demo, capsys, monkeypatch):
