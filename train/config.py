@@ -150,7 +150,8 @@ def check_numbers(config: RunConfig) -> None:
 
 
 def pretrain_recipe() -> TrainConfig:
-    """OpenMoji: ITC, spiking contrast, STUA. Minutes on two cores for the tiny model."""
+    """OpenMoji: ITC, spiking contrast, STUA. Minutes on two cores for the tiny model. The second view has other colours
+    or none, so that the stem tells shapes by their outlines before it is tuned, and colours by the captions."""
     return TrainConfig(
         steps=900,
         batch=128,
@@ -164,18 +165,22 @@ def pretrain_recipe() -> TrainConfig:
         ema=0.98,
         neighbours=20,
         views=True,
+        view_hue=0.5,
+        view_grey=0.3,
     )
 
 
 def finetune_recipe() -> TrainConfig:
     """easy-VQA: answers from the cross-modal encoder. The spikes are drawn to what a picture has in common with itself
-    in other colours, so that shape is told from colour where training never showed the two together."""
+    in other colours, so that shape is told from colour where training never showed the two together. The concrete
+    encoder learns slowly, or it would bend the colours that it knows to the shapes that it sees."""
     return TrainConfig(
         task="vqa",
         dataset="easy_vqa",
         objectives={"vqa": 1.0, "scl": 0.5},
         steps=600,
         batch=64,
+        lr_concrete=0.1,
         texts_per_image=4,
         flip=True,
         crop=0.8,
@@ -195,6 +200,8 @@ def for_task(train: TrainConfig, task: Task) -> TrainConfig:
         changes["dataset"] = EMBEDDED[task]
     if train.objectives == plain.objectives and task == "retrieval":
         changes["objectives"] = pretrain_recipe().objectives
+    if train.lr_concrete == plain.lr_concrete and task == "retrieval":
+        changes["lr_concrete"] = pretrain_recipe().lr_concrete
     return replace(train, **changes)
 
 
