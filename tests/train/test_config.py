@@ -72,3 +72,4 @@ def test_every_task_has_a_data_set_at_hand_and_objectives_that_it_can_meet(task)
     assert made.task == task
     assert made.dataset in DATASETS
     assert ("vqa" in made.objectives) == (task != "retrieval")
+    assert made.lr_concrete == (1 if task == "retrieval" else finetune_recipe().lr_concrete)
