@@ -37,11 +37,11 @@ class Codebook(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n C"]) -> tuple[Tensor, Float[Tensor, "*n C"]]:
         flat = x.detach().flatten(0, -2)
-        distance = self.entries.square().sum(1) - 2 * flat @ self.entries.T
-        chosen = distance.argmin(1)
-        q = self.entries[chosen].view_as(x)
-        if self.training:
-            with torch.autocast(flat.device.type, enabled=False):
+        with torch.autocast(flat.device.type, enabled=False):  # or training would choose others than evaluation does
+            distance = self.entries.square().sum(1) - 2 * flat.float() @ self.entries.T
+            chosen = distance.argmin(1)
+            q = self.entries[chosen].view_as(x)
+            if self.training:
                 self._learn(flat.float(), F.one_hot(chosen, len(self.entries)).float())
         return chosen.view(x.shape[:-1]), x + (q - x).detach()
 

@@ -85,6 +85,20 @@ class FoldableNorm(nn.Module):
         return y
 
 
+@contextmanager
+def unmoved_norms(module: nn.Module) -> Iterator[None]:
+    """Within the block the running statistics of a module's norms stay, whatever runs through it: evaluation and
+    folding are to know what images have alone."""
+    momenta = {norm: norm.momentum for norm in module.modules() if isinstance(norm, FoldableNorm)}
+    for norm in momenta:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+
+
 class SpikingLayer(nn.Module):
     """synapse (Conv2d or Linear without bias) -> norm -> CUBA-LIF, spikes [T, B, ...] -> spikes [T, B, ...].
 

@@ -1,6 +1,7 @@
 """Surrogate derivatives of the spike: the forward pass is a step, the backward pass pretends that it was smooth.
 
-Each function maps the distance to the threshold, v - v_th (any shape, in units of the threshold), to d s / d v.
+Each function maps the distance to the threshold, v - v_th (any shape, in the unit of v; the widths suit thresholds near
+1), to d s / d v.
 """
 
 from collections.abc import Callable

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import log, sqrt
 from typing import NamedTuple, cast
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, length: int) -> Token
 def spellings(text: str) -> set[str]:
     """The words of a text and their character 2- to 6-grams, < and > at a word's ends (fastText, Bojanowski 2017)."""
     found = set()
-    for word in _WORD.findall(text.casefold()):
+    for word in _WORD.findall(normalize("NFC", text).casefold()):
         framed = f"<{word}>"
         found.add(word)
         found |= {framed[i : i + n] for n in range(2, 7) for i in range(len(framed) - n + 1)}

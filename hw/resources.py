@@ -98,8 +98,8 @@ def resources(program: SpikingProgram, chip: Chip) -> Resources:
     behind: str | None = None
     for layer in reversed(program.synaptic):
         name = layer.name
-        hearing = [block.heard[name] for block in blocks.get(behind or "", [])]
-        cutter = _Cutter(name, shapes[name], links[name], hearing if behind else None)
+        hearing = None if behind is None else [block.heard[name] for block in blocks[behind]]
+        cutter = _Cutter(name, shapes[name], links[name], hearing)
         blocks[name], worst = cutter.cut(chip)
         misfits += _misfits(name, worst, chip) if worst is not None else []
         behind = name

@@ -128,6 +128,14 @@ def test_a_model_is_not_asked_for_what_it_never_learned(source, retrieval, capsy
         assert "has 2 pictures to a text, and this model looks at 1" in line
 
 
+def test_what_only_a_quantized_run_has_is_refused_in_a_file_for_a_float_one(tmp_path, source, few_records, capsys):
+    for name, value in (("quantizer", "int8"), ("ptq", "gptq"), ("distill", 1.0), ("chip", "reference")):
+        path = recipe(tmp_path, replace(micro_config(), **{name: value}))
+        for command in (("train",), ("finetune", source.folder)):
+            line = refused(capsys, *command, tmp_path / "run", "--config", path)
+            assert f"{path}: {name} is {value}, which is for 'ashnets quantize'" in line
+
+
 def test_answers_are_taken_from_splits_that_there_are(tmp_path, few_records, capsys):
     (tmp_path / "nlvr2").mkdir()
     MAKERS["nlvr2"](tmp_path / "nlvr2")

@@ -23,6 +23,8 @@ EMBEDDED: dict[str, str] = {
     "snli_ve": "easy_snli_ve",
 }
 """The data set that each task has at hand, without a download."""
+COMPOSED = ("easy_vqa_new", "easy_nlvr2", "easy_snli_ve")
+"""Data sets that test combinations of shape and colour that training never shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +149,12 @@ def check_numbers(config: RunConfig) -> None:
         if not least <= value <= most:
             limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
             raise UserError(f"{name} is {value:g}; give {limits}")
+    losses = config.train.losses
+    if losses.temperature < losses.temperature_least:
+        raise UserError(
+            f"train.losses.temperature is {losses.temperature:g}, and train.losses.temperature_least "
+            f"{losses.temperature_least:g}; lower that too"
+        )
 
 
 def pretrain_recipe() -> TrainConfig:
@@ -172,15 +180,13 @@ def pretrain_recipe() -> TrainConfig:
 
 def finetune_recipe() -> TrainConfig:
     """easy-VQA: answers from the cross-modal encoder. The spikes are drawn to what a picture has in common with itself
-    in other colours, so that shape is told from colour where training never showed the two together. The concrete
-    encoder learns slowly, or it would bend the colours that it knows to the shapes that it sees."""
+    in other colours, so that shape is told from colour where training never showed the two together."""
     return TrainConfig(
         task="vqa",
         dataset="easy_vqa",
         objectives={"vqa": 1.0, "scl": 0.5},
         steps=600,
         batch=64,
-        lr_concrete=0.1,
         texts_per_image=4,
         flip=True,
         crop=0.8,
@@ -197,12 +203,17 @@ def for_task(train: TrainConfig, task: Task) -> TrainConfig:
     plain = finetune_recipe()
     changes: dict[str, Any] = {"task": task}
     if train.dataset == plain.dataset:
-        changes["dataset"] = EMBEDDED[task]
+        train = for_dataset(train, EMBEDDED[task])
     if train.objectives == plain.objectives and task == "retrieval":
         changes["objectives"] = pretrain_recipe().objectives
-    if train.lr_concrete == plain.lr_concrete and task == "retrieval":
-        changes["lr_concrete"] = pretrain_recipe().lr_concrete
     return replace(train, **changes)
+
+
+def for_dataset(train: TrainConfig, dataset: str) -> TrainConfig:
+    """The recipe for a data set at hand. Where that asks for combinations of shape and colour that training never
+    shows, the concrete encoder learns slowly, or it would bend the colours that it knows to the shapes that it sees."""
+    slow = dataset in COMPOSED and train.lr_concrete == finetune_recipe().lr_concrete
+    return replace(train, dataset=dataset, lr_concrete=0.1 if slow else train.lr_concrete)
 
 
 def on_folder(train: TrainConfig, folder: str | None) -> TrainConfig:

@@ -87,7 +87,7 @@ def _branches(model: AshNet) -> list[nn.Module]:
     transformers = [model.concrete.vit.blocks, model.text, model.cross]
     if ranks.count() > 1:
         return transformers
-    stack = model.abstract.stack
+    stack = getattr(model.abstract, "stack", None)  # a codebook has none
     layers = stack.neural_layers.values() if isinstance(stack, SpikingStack) else ()
     return [model.concrete.vit.patch_embed, *transformers, *layers]
 

@@ -81,9 +81,11 @@ class Trainer:
     def load_weights(self, weights: Tensors) -> None:
         """Start from the weights of another run: all that has the same name and shape. The answer head may differ, and
         the image size, to which position embeddings are fitted. Queues and averaged encoders begin anew: their ids are
-        those of that run's data."""
+        those of that run's data; and r is what the configuration says, where it says so."""
         own = self.bundle.state_dict()
         weights = weights | fitted_positions(self.bundle.model, weights)
+        if self.run.config.model.fusion.r is not None:
+            weights.pop("model.fusion.r", None)
         fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape and not _STATES.match(k)}
         if not any(k.startswith("model.concrete.") and v.ndim > 1 for k, v in fitting.items()):
             raise UserError(

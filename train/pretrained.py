@@ -52,10 +52,15 @@ def load_text_weights(model: AshNet, source: str) -> None:
             source.removeprefix(HUB),
             add_pooling_layer=False,
             local_files_only=not source.startswith(HUB),
+            use_safetensors=True,  # the other form is a pickle
             output_loading_info=True,
         )
         if missing := sorted(found["missing_keys"]):  # which would be random
             raise KeyError(f"{missing[0]} and {len(missing) - 1} more are missing")
+        for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):  # what no shape tells
+            its, ours = getattr(made.config, name), getattr(model.text.bert.config, name)
+            if its != ours:
+                raise ValueError(f"its {name} is {its}, the model's {ours}")
         model.text.bert.load_state_dict(made.state_dict())
     except Exception as error:  # the network, the hub and torch each raise their own
         raise _refused("--train.init-text", source, "no BERT of this model's size", error) from error

@@ -67,7 +67,7 @@ def simulate(
             print(f"{joint.left} and {joint.right} hold different integers")
     values = {f"mismatching_spikes_{joint.left}_{joint.right}": joint.total for joint in joints}
     done({"run": str(run), "samples": joints[0].samples, **values}, json)
-    return 0 if all(joint.well for joint in joints) else 1
+    return 0 if all(joint.well and not joint.total for joint in joints) else 1
 
 
 def _simulate_file(

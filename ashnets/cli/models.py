@@ -71,7 +71,7 @@ def train(
         return _resume(run, device, workers, json)
     if config is not None:
         _refuse("--config", f"the settings in {config}", chosen)
-    made = RunConfig(model=PRESETS[preset or "tiny"](), train=train) if config is None else read_config(config)
+    made = RunConfig(model=PRESETS[preset or "tiny"](), train=train) if config is None else _float_config(config)
     made = replace(made, train=on_folder(made.train, data))
     opened = _made(run, lambda: new_run(run, made))
     return _train(opened, device, workers, json, next_step=f"ashnets finetune {run} RUN2")
@@ -114,7 +114,7 @@ def finetune(
     model = start.config.model
     if config is not None:
         _refuse("--config", f"the settings in {config}", {"--train": train != finetune_recipe()})
-        given = read_config(config)
+        given = _float_config(config)
         model, train = given.model, given.train
     if task is not None:
         train = for_task(train, task)
@@ -202,6 +202,15 @@ def tune(
     return _train(made, device, workers, json, init=start, keys=keys, next_step=next_step)
 
 
+def _float_config(path: Path) -> RunConfig:
+    """A file's configuration of a run that is not quantized."""
+    config, plain = read_config(path), RunConfig()
+    for name in ("quantizer", "ptq", "distill", "chip"):
+        if (value := getattr(config, name)) != getattr(plain, name):
+            raise UserError(f"{path}: {name} is {value}, which is for 'ashnets quantize'; leave it out here")
+    return config
+
+
 def _refuse(option: str, what: str, others: dict[str, bool]) -> None:
     """`UserError` where an option stands beside `option`, which decides what it would."""
     beside = [name for name, given in others.items() if given]
@@ -232,7 +241,7 @@ def _nothing_left(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except UserError:
+    except Exception:
         if ranks.rank() == 0 and newest_checkpoint(folder) is None:
             shutil.rmtree(folder)
         raise

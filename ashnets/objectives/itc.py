@@ -1,4 +1,5 @@
-"""Image-text contrast (ITC): CLIP's symmetric loss, in which pairs of the same image are positives, never negatives."""
+"""Image-text contrast (ITC): CLIP's symmetric loss, in which pairs of the same image are positives, never negatives.
+The soft half goes by the likeness of texts alone."""
 
 from torch import Tensor
 

@@ -16,6 +16,7 @@ from ashnets.heads import EmbeddingHead
 from ashnets.model import AshNet, Inputs, Vision
 from ashnets.objectives.base import Objective, Temperature, info_nce, same_image
 from ashnets.ranks import everyone
+from ashnets.stack import unmoved_norms
 
 
 class SpikeToText(Objective):
@@ -32,5 +33,6 @@ class SpikeToText(Objective):
         e, positive = vision.e.mean(1).unflatten(0, (-1, model.config.fusion.images)).mean(1), same_image(inputs)
         if self.spread is not None:
             tokens = self.spread(z)[:, None].expand(-1, vision.f0.shape[1], -1)
-            e, positive = model.abstract(tokens)[2].mean(1), positive[inputs.text_image]
+            with unmoved_norms(model.abstract):
+                e, positive = model.abstract(tokens)[2].mean(1), positive[inputs.text_image]
         return info_nce(self.head(e) @ everyone(z, "texts").T / self.temperature(), positive), {}

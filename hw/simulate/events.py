@@ -25,17 +25,17 @@ _TURN = Lock()
 
 
 def _last_to_first(x: np.ndarray, shape: Shape) -> np.ndarray:
-    """[..., h * w * c] -> [..., c, h, w]; a vector stays."""
-    if len(shape) == 1:
-        return x
+    """[..., h * w * c] -> [..., c, h, w]; other shapes keep their order."""
+    if len(shape) != 3:
+        return x.reshape(*x.shape[:-1], *shape)
     channels, height, width = shape
     return np.ascontiguousarray(np.moveaxis(x.reshape(*x.shape[:-1], height, width, channels), -1, -3))
 
 
 def _first_to_last(x: np.ndarray, shape: Shape) -> np.ndarray:
-    """[..., c, h, w] -> [..., h * w * c]; a vector stays."""
-    if len(shape) == 1:
-        return np.ascontiguousarray(x)
+    """[..., c, h, w] -> [..., h * w * c]; other shapes keep their order."""
+    if len(shape) != 3:
+        return np.ascontiguousarray(x).reshape(*x.shape[: x.ndim - len(shape)], prod(shape))
     return np.ascontiguousarray(np.moveaxis(x, -3, -1)).reshape(*x.shape[:-3], prod(shape))
 
 

@@ -38,7 +38,7 @@ def load_numbers(path: Path) -> np.ndarray:
         raise UserError(f"{path}: holds no array of numbers; save spikes [T, ...] or [B, T, ...] with numpy.save")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError(f"{path}: holds {values[~np.isfinite(values)].flat[0]}, spikes are integers; encode them first")
-    return values
+    return values.astype(values.dtype.newbyteorder("="), copy=False)  # torch takes no other
 
 
 def _whole(values: np.ndarray, source: Path) -> np.ndarray:

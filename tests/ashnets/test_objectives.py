@@ -52,8 +52,12 @@ def test_stua_teaches_the_stack_and_the_text_nothing(micro, mode):
     model.text_head.learn_lexicon({str(i): 1.0 for i in range(9)})
     batch = inputs(micro)
     vision = model.vision(batch.images)
+    norms = {name: b.clone() for name, b in model.abstract.named_buffers() if "mean_square" in name}
     loss, _ = objective(model, batch, vision, model.text(batch.tokens))
     loss.backward()
+    assert norms
+    for name, of_images in norms.items():  # which evaluation goes by
+        assert torch.equal(model.abstract.get_buffer(name), of_images)
     assert all(p.grad is None for p in (*model.text.parameters(), *model.text_head.parameters()))
     assert model.abstract.readout.project.weight.grad.abs().sum() > 0
     seen = model.concrete.vit.patch_embed.blocks[0].weight.grad

@@ -1,5 +1,6 @@
 """Every simulator against the reference: spikes, u and v of every layer, whole samples and streams in pieces."""
 
+import math
 import time
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw import BackendError, Dense, Recurrent, SpikingProgram, UserError
+from hw import BackendError, Dense, Flatten, Recurrent, SpikingProgram, UserError
 from hw.bench import dense_program
 from hw.simulate import Result, open_backend
 from tests.hw.strategies import cases
@@ -58,6 +59,21 @@ def simulators_equal_reference(case, cut) -> None:
             for layer in whole.state:
                 a, b = getattr(second.state[layer], field), getattr(whole.state[layer], field)
                 np.testing.assert_array_equal(a, b, err_msg=f"{name}: {field} of {layer}")
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 1, 3, 2), (3, 2, 2)])
+def test_inputs_of_any_rank_are_flattened_in_their_order(shape):
+    rng = np.random.default_rng(0)
+    fc = Dense(
+        name="fc",
+        weight_int=rng.integers(-99, 99, (4, math.prod(shape))),
+        delay=rng.integers(0, 3, (4, math.prod(shape))),
+        decay_u_int=1000,
+        decay_v_int=500,
+        v_th_mant=50,
+    )
+    program = SpikingProgram(input_shape=shape, steps=6, layers=(Flatten(name="flat"), fc))
+    simulators_equal_reference((program, rng.integers(0, 2, (6, 3, *shape)).astype(np.uint8)), 2)
 
 
 @settings(max_examples=200, deadline=None)

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from ashnets.config import PRESETS
+from ashnets.config import PRESETS, LossConfig
 from hw.errors import UserError
 from train.config import (
+    COMPOSED,
     EMBEDDED,
     RunConfig,
     TrainConfig,
@@ -60,6 +61,11 @@ def test_a_number_that_trains_nothing_is_refused(name, value, told):
         check_numbers(RunConfig(train=TrainConfig(**{name: value})))
 
 
+def test_a_temperature_below_the_least_is_refused():
+    with pytest.raises(UserError, match=r"temperature is 0.07, and train.losses.temperature_least 0.1; lower that too"):
+        check_numbers(RunConfig(train=TrainConfig(losses=LossConfig(temperature=0.07))))
+
+
 def test_another_task_leaves_what_was_chosen():
     chosen = replace(finetune_recipe(), dataset="mine", objectives={"vqa": 1.0})
     made = for_task(chosen, "nlvr2")
@@ -72,4 +78,4 @@ def test_every_task_has_a_data_set_at_hand_and_objectives_that_it_can_meet(task)
     assert made.task == task
     assert made.dataset in DATASETS
     assert ("vqa" in made.objectives) == (task != "retrieval")
-    assert made.lr_concrete == (1 if task == "retrieval" else finetune_recipe().lr_concrete)
+    assert made.lr_concrete == (0.1 if made.dataset in COMPOSED else 1)

@@ -188,6 +188,18 @@ def test_another_runs_queue_and_averaged_encoders_are_not_taken_over(tmp_path, f
     assert torch.equal(queued["model.concrete.vit.norm.weight"], weights["model.concrete.vit.norm.weight"])
 
 
+def test_a_share_of_the_spikes_that_is_given_is_not_learned_elsewhere(tmp_path, few_records):
+    source = train_run(new_run(tmp_path / "source", micro_config(steps=2)), CPU)
+    model = micro_config().model
+    alone = replace(micro_config(), model=replace(model, fusion=replace(model.fusion, r=0.0)))
+    run = new_run(tmp_path / "alone", alone, source.codec)
+    trainer = Trainer(run, load_split(run, "train"), load_split(run, "val"), CPU)
+    weights = best_checkpoint(source.folder).evaluated_weights()
+    assert weights["model.fusion.r"]
+    trainer.load_weights(weights)
+    assert not trainer.bundle.model.fusion.r
+
+
 def test_weights_that_fit_counters_and_vectors_alone_are_refused(tmp_path, few_records):
     source = train_run(new_run(tmp_path / "source", micro_config(steps=1, save_every=1)), CPU)
     weights = best_checkpoint(source.folder).evaluated_weights()

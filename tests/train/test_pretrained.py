@@ -123,3 +123,8 @@ def test_a_bert_with_weights_missing_is_refused(bert):
     )
     with pytest.raises(UserError, match=r"encoder.layer.0.*more are missing"):
         load_text_weights(AshNet(BERT, 0), str(bert))
+
+
+def test_a_bert_that_differs_in_what_no_shape_tells_is_refused(bert):
+    with pytest.raises(UserError, match=r"its num_attention_heads is 2, the model's 4"):
+        load_text_weights(AshNet(replace(BERT, text=replace(BERT.text, heads=4)), 0), str(bert))
