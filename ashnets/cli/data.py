@@ -41,6 +41,10 @@ def data(
         raise UserError(f"{root}: there is no such folder; give the one that holds the annotations and the pictures")
     kind, folder = where
     picture = sheet or Path(f"{folder.absolute().name}.png")
+    if picture.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{picture}: the sheet would lie among the data, and be taken for a part; give --sheet elsewhere"
+        )
     with training_progress(f"check {folder}") as progress:
         reports = check_folder(kind, folder, picture, lambda done, total: progress(done, total, {}))
     wrong = 0

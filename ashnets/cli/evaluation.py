@@ -54,6 +54,8 @@ def evaluate(
         check_place(predictions, "predictions.json")
     own = task == opened.config.train.task
     if again is not None:
+        if again < 0:
+            raise UserError(f"--again is {again}; give 0 or more")
         if task != "retrieval":
             raise UserError(f"--again {again}: retrieval alone ranks again, and this evaluates '{task}'; leave it out")
         config = opened.config

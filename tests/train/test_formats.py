@@ -421,3 +421,20 @@ def test_the_fingerprint_feels_every_text_answer_and_place_but_not_a_picture_tha
     assert len(seen) == 5
     picture(tmp_path / "pictures" / "COCO_train2014_000000000001.jpg", 3)
     assert load(str(tmp_path), "train", 8).fingerprint in seen
+
+
+def test_the_check_draws_captions_of_several_lines(tmp_path):
+    picture(tmp_path / "data" / "1.png", 1)
+    (tmp_path / "data" / "captions.csv").write_text('image,caption,split\n1.png,"a mug\nand its shadow\n",train\n')
+    check_folder("table", tmp_path / "data", tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_the_sheet_never_lies_among_the_data(tmp_path, monkeypatch, capsys):
+    picture(tmp_path / "1" / "1.png", 1)
+    before = (tmp_path / "1" / "1.png").read_bytes()
+    (tmp_path / "1" / "captions.csv").write_text("image,caption,split\n1.png,a mug,train\n")
+    monkeypatch.chdir(tmp_path / "1")
+    assert main(["data", "check", "."]) == 2
+    assert "1.png: the sheet would lie among the data" in capsys.readouterr().err
+    assert (tmp_path / "1" / "1.png").read_bytes() == before

@@ -79,6 +79,22 @@ def test_shards_without_a_split_in_their_names_keep_the_last_for_validation(tmp_
     assert texts_of(load(str(tmp_path), "val", 8)) == ["ball 2"]
 
 
+def test_a_split_is_a_word_of_a_shards_name_and_every_shard_has_one_or_none(tmp_path):
+    for k in range(3):
+        shard(tmp_path / f"latest-0000{k}.tar", {f"{k}.jpg": encoded(k), f"{k}.txt": f"ball {k}".encode()})
+    assert texts_of(load(str(tmp_path), "train", 8)) == ["ball 0", "ball 1"]
+    for name, told in (
+        ("cc3m-Train-0", "latest-00000.tar: its name tells of no split"),
+        ("train-val", "train and val"),
+    ):
+        shard(tmp_path / f"{name}.tar", {"3.jpg": encoded(3), "3.txt": b"ball 3"})
+        with pytest.raises(UserError, match=told):
+            load(str(tmp_path), "train", 8)
+        if name == "cc3m-Train-0":
+            for path in tmp_path.glob("latest*"):
+                path.unlink()
+
+
 def test_a_shard_that_ends_between_two_samples_is_known_to_be_cut(tmp_path):
     shard(tmp_path / "train-0.tar", {"a.jpg": encoded(0), "a.txt": b"one", "b.jpg": encoded(1), "b.txt": b"two"})
     path = tmp_path / "train-0.tar"

@@ -99,7 +99,7 @@ def draw_sheet(data: ImageTextData, path: Path) -> None:
             canvas.paste(tile, (x + 2, y + 2))
         texts, answers = data.texts(int(i)), data.answers(int(i))
         words = texts[place % len(texts)] + (f" - {answers[place % len(texts)]}" if answers else "")
-        for number, line in enumerate(_wrapped(words, pen, font)):
+        for number, line in enumerate(_wrapped(" ".join(words.split()), pen, font)):
             pen.text((x + 4, y + TILE + number * LINE), line, "black", font)
     with staged_file(path) as temporary:
         canvas.save(temporary, format="PNG")

@@ -8,6 +8,7 @@ readers, and a resumed run goes on with the very next sample.
 
 import hashlib
 import json
+import re
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +28,21 @@ INDEX = 2  # changes with what `_scan` finds, so that no older index is taken fr
 
 
 def shard_files(root: Path, split: str) -> list[Path]:
-    """Shards of a split: those in a folder SPLIT, or whose name holds it; where no name tells, the last of several is
-    for validation."""
+    """Shards of a split: those in a folder SPLIT, or whose name holds it as a word; where no name tells, the last of
+    several is for validation. `UserError` where some names tell and others do not, or one tells two."""
     every = sorted(root.glob("*.tar"))
-    names = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
+    names = {"train": ("train",), "val": ("val", "dev", "validation"), "test": ("test",)}
     if not every:
-        return [path for name in names[split] for path in sorted(root.glob(f"{name}*/*.tar"))]
-    told = {path: [s for s, words in names.items() if any(word in path.name for word in words)] for path in every}
+        return sorted({path for name in names[split] for path in root.glob(f"{name}*/*.tar")})
+    words = {path: set(re.split("[^a-z]+", path.name.lower())) for path in every}
+    told = {path: [s for s, known in names.items() if words[path].intersection(known)] for path in every}
     if any(told.values()):
+        for path, splits in told.items():
+            if len(splits) != 1:
+                raise UserError(
+                    f"{path}: its name tells of {' and '.join(splits) or 'no split'}, and others tell; have one of "
+                    "train, val and test in each name"
+                )
         return [path for path, splits in told.items() if split in splits]
     of = {"train": every[:-1], "val": every[-1:], "test": []}
     return of[split] if len(every) > 1 else (every if split == "train" else [])
