@@ -119,6 +119,7 @@ def test_ranking_again_is_for_retrieval_and_needs_its_head(source, retrieval, ca
     for run in (source, retrieval):
         chosen = ["--task", "retrieval", "--data", "few_openmoji", "--again", 8]
         assert "no matching head" in refused(capsys, "evaluate", run.folder, *chosen)
+        assert "again is -3; give 0 or more" in refused(capsys, "evaluate", run.folder, *chosen[:-1], -3)
 
 
 def test_a_model_is_not_asked_for_what_it_never_learned(source, retrieval, capsys):

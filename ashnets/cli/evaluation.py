@@ -6,7 +6,7 @@ from typing import Literal
 
 from ashnets.cli.common import Device, RunFolder, done
 from hw.errors import UserError
-from train.config import EMBEDDED, Task
+from train.config import EMBEDDED, Task, check_numbers
 
 
 def evaluate(
@@ -54,12 +54,11 @@ def evaluate(
         check_place(predictions, "predictions.json")
     own = task == opened.config.train.task
     if again is not None:
-        if again < 0:
-            raise UserError(f"--again is {again}; give 0 or more")
         if task != "retrieval":
             raise UserError(f"--again {again}: retrieval alone ranks again, and this evaluates '{task}'; leave it out")
         config = opened.config
         opened = replace(opened, config=replace(config, train=replace(config.train, again=again)))
+        check_numbers(opened.config)
     dataset = data or (opened.config.train.dataset if own or task == "zero_shot" else EMBEDDED[task])
     model = load_model(opened, backend, choose_device(device), keys)
     records = load(dataset, split, opened.config.model.concrete.image_size)

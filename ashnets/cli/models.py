@@ -234,8 +234,8 @@ def _made(folder: Path, make: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _nothing_left(folder: Path) -> Iterator[None]:
-    """A run that is refused before its first checkpoint leaves no folder, so that the mended command finds none. A
-    resumed one has a checkpoint."""
+    """A run that is refused, or fails, before its first checkpoint leaves no folder, so that the mended command finds
+    none. A resumed one has a checkpoint."""
     from train import ranks
     from train.checkpoint import newest_checkpoint
 

@@ -201,3 +201,11 @@ def test_behind_a_flatten_the_input_is_still_graded(tmp_path):
     assert truth.any()
     assert simulate(path, tmp_path, graded.reshape(3, 4), "--from-layer", "1") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), truth)
+
+
+def test_numbers_of_the_other_byte_order_are_read_in_this_machines(tmp_path):
+    values = np.arange(6).reshape(2, 3)
+    np.save(tmp_path / "in.npy", values.astype(np.dtype(np.int32).newbyteorder()))
+    found = load_numbers(tmp_path / "in.npy")
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, values)
