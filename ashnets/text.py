@@ -1,11 +1,9 @@
 """Text encoder, and the codec that turns texts into what it takes: tokens, and bags of spellings."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import log, sqrt
 from typing import NamedTuple, cast
-from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -14,9 +12,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 
 from ashnets.config import ModelConfig
+from hw.spellings import spellings
 
 PAD, CLS, SEP, MASK = "[PAD]", "[CLS]", "[SEP]", "[MASK]"
-_WORD = re.compile(r"\w+")
 _KEPT = 1 << 15  # texts whose encoding is kept, some 60 MB
 
 
@@ -52,16 +50,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, length: int) -> Token
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length, pad_id=tokenizer.token_to_id(PAD), pad_token=PAD)
     return tokenizer
-
-
-def spellings(text: str) -> set[str]:
-    """The words of a text and their character 2- to 6-grams, < and > at a word's ends (fastText, Bojanowski 2017)."""
-    found = set()
-    for word in _WORD.findall(normalize("NFC", text).casefold()):
-        framed = f"<{word}>"
-        found.add(word)
-        found |= {framed[i : i + n] for n in range(2, 7) for i in range(len(framed) - n + 1)}
-    return found
 
 
 def train_lexicon(texts: Iterable[str], size: int, least: int = 3) -> dict[str, float]:

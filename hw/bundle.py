@@ -10,7 +10,6 @@
 texts are about pairs, the images of one follow each other and so do their tokens: V' is [B / 2, 2 L, D] there.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from hw.exchange.session import session_of
 from hw.images import decode_image
 from hw.program_file import load_program
 from hw.simulate import Backend, check_backend, open_backend
+from hw.spellings import spellings
 
 KIND = "bundle"
-_WORD = re.compile(r"\w+")
 
 
 class Tokens(NamedTuple):
@@ -55,16 +54,6 @@ class TextCodec:
         most = max(1, *map(len, bags))
         padded = np.array([bag + [0] * (most - len(bag)) for bag in bags], np.int64)
         return Tokens(ids[:, :used], padding[:, :used], padded)
-
-
-def spellings(text: str) -> set[str]:
-    """`ashnets.text.spellings`: the words of a text and their character 2- to 6-grams, < and > at a word's ends."""
-    found = set()
-    for word in _WORD.findall(text.casefold()):
-        framed = f"<{word}>"
-        found.add(word)
-        found |= {framed[i : i + n] for n in range(2, 7) for i in range(len(framed) - n + 1)}
-    return found
 
 
 class HostModels:

@@ -28,7 +28,7 @@ from hw.netx_file import write_net
 from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
 from hw.simulate.base import Result, State, check_spikes, refuse_streams
 
-LOG_LIMIT = 8000  # characters of the runner's log that an error carries: its end, where the traceback is
+LOG_LIMIT = 20000  # characters of the runner's log that an error carries: its end, where the traceback is
 GRACE_SECONDS = 5.0  # for processes that were asked to end
 
 
@@ -98,6 +98,7 @@ class LavaBackend:
         with tempfile.TemporaryDirectory(prefix="ashnets-lava-") as name:
             folder = Path(name)
             rows = pack_stream(spikes, extra=len(program.synaptic))
+            seconds = self.deadline.seconds(program, len(rows))
             np.save(folder / "input.npy", rows)
             (folder / "network.net").write_bytes(self._net)
             write_json(
@@ -110,10 +111,11 @@ class LavaBackend:
                     "input_shape": for_netx(program).input_shape,
                     "input_bits": program.input_bits,
                     "record": list(record),
+                    "seconds": 0.9 * seconds,  # so that the log holds them when we end a hang
                     "states": states,
                 },
             )
-            run_job(folder, self.deadline.seconds(program, len(rows)))
+            run_job(folder, seconds)
             self.seconds = read_json(folder / "seconds.json")
 
             def samples_of(rows: np.ndarray, i: int, layer: str) -> np.ndarray:

@@ -7,16 +7,19 @@ layer holds rows int32 [2, neurons], u and v.
 
     job.json: {"run_cfg": "Loihi2SimCfg" or "Loihi2HwCfg", "steps": rows to run, "reset_interval": T,
                "input_shape": [C, H, W] or [N], "input_bits": 0 or more, "record": [layer, ...],
+               "seconds": after which every process of the job tells on standard error where it is,
                "states": true or false, "stock": true for Lava without our mends}
 
 Standard input is a lifeline. When it closes, the parent is gone: the runner removes FOLDER, which is the job's own, and
 ends with all its children.
 """
 
+import faulthandler
 import importlib
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -124,6 +127,22 @@ class Watch(threading.Thread):
                 _end()
 
 
+def tell_where_after(seconds: float) -> None:
+    """Have this process write its stack to standard error then, and each that it forks a moment after the one before."""
+    due = time.monotonic() + seconds
+
+    def arm() -> None:  # a fork takes the handler along, not the timer
+        signal.setitimer(signal.ITIMER_REAL, max(0.1, due - time.monotonic()))
+
+    def postpone() -> None:
+        nonlocal due
+        due += 0.05
+
+    faulthandler.register(signal.SIGALRM, all_threads=False)
+    arm()
+    os.register_at_fork(before=postpone, after_in_child=arm)
+
+
 def _end() -> None:
     for child in multiprocessing.active_children():
         child.terminate()
@@ -134,6 +153,7 @@ def main(folder: Path) -> None:
     sys.stdout = sys.stderr  # Lava prints; the parent reads the log and takes standard output as a sign of life
     begin = time.perf_counter()
     job = read_json(folder / "job.json")
+    tell_where_after(job["seconds"])
     lava = import_netx(stock=job["stock"])
     process, config = build(lava, folder, job)
     process.create_runtime(run_cfg=config, compile_config={"pypy_channel_size": CHANNEL_SLOTS})

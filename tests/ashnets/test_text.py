@@ -4,7 +4,8 @@ import torch
 from tokenizers import Tokenizer
 
 from ashnets.heads import SpellingEmbeddingHead
-from ashnets.text import CLS, PAD, TextCodec, spellings, train_lexicon, train_tokenizer
+from ashnets.text import CLS, PAD, TextCodec, train_lexicon, train_tokenizer
+from hw.spellings import spellings
 
 TEXTS = ["a red circle", "what colour is the circle?", "Größe", "Αθήνα", "東京の塔"]
 
@@ -55,6 +56,13 @@ def test_an_unseen_word_shares_spellings_with_a_seen_one():
     assert set(bags[0].tolist()) - {0} < set(bags[2].tolist())
     grams = "<b ba al ll l> <ba bal all ll> <bal ball all> <ball ball> <ball>"
     assert spellings("Ball") == set(grams.split())
+
+
+def test_words_keep_the_marks_that_they_are_written_with_and_one_form():
+    words = "हिन्दी", "שָׁלוֹם", "grösse"
+    assert set(words) <= spellings(" ".join(words))
+    assert spellings("gro\u0308ße") == spellings("größe")
+    assert not spellings("\u0308 \ufe0f 🙂🏽")
 
 
 def test_the_embedding_hears_the_spellings_and_ignores_their_padding(micro):
