@@ -128,7 +128,7 @@ class Watch(threading.Thread):
 
 
 def tell_where_after(seconds: float) -> None:
-    """Have this process write its stack to standard error then, and each that it forks a moment after the one before."""
+    """Have this process write its stack to standard error then, and each that it forks a moment later than the last."""
     due = time.monotonic() + seconds
 
     def arm() -> None:  # a fork takes the handler along, not the timer

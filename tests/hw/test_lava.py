@@ -193,7 +193,9 @@ def test_a_run_beyond_its_deadline_is_ended_and_leaves_nothing(footprint: Footpr
     with pytest.raises(BackendError, match=r"longer than its deadline of 10\.0 s; pass a larger") as error:
         backend.run(random_spikes(CONV_FLATTEN_DENSE, 20_000))
     told = str(error.value)  # where the process in front and the workers are
-    assert "in main" in told and "in run_spk" in told and told.count("in target_fn") > 5, told
+    assert "in main" in told
+    assert "in run_spk" in told
+    assert told.count("in target_fn") > 5
     footprint.assert_gone()
 
 
