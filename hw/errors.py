@@ -13,6 +13,10 @@ class UserError(ValueError):
         super().__init__(printable(message))
 
 
+class RefusedError(UserError):
+    """A program that one target cannot hold exactly; another may."""
+
+
 class Stopped(Exception):  # noqa: N818  (no error: what was asked for)
     """The process was asked to end (SIGTERM), and what it had done is saved; the message says where."""
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from hw.artifact import staged_file
-from hw.errors import UserError
+from hw.errors import RefusedError
 from hw.loihi import NETX_BIAS_EXP
 from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
 from hw.validate import validate
@@ -63,7 +63,7 @@ def recurrent_as_netx_stores_it(weight: np.ndarray, heard: np.ndarray) -> tuple[
 
 
 def write_net(program: SpikingProgram, path: str | os.PathLike[str]) -> Path:
-    """Write `path` whole or not at all. `UserError` names the layer that netx would not hold exactly."""
+    """Write `path` whole or not at all. `RefusedError` names the layer that netx would not hold exactly."""
     validate(program)
     for layer in program.synaptic:
         _check_exact(layer)
@@ -77,22 +77,22 @@ def write_net(program: SpikingProgram, path: str | os.PathLike[str]) -> Path:
 def _check_exact(layer: Conv | Dense) -> None:
     what = f"layer '{layer.name}'"
     if layer.weight_exp:
-        raise UserError(
+        raise RefusedError(
             f"{what}: weight_exp is {layer.weight_exp}, a .net file holds none; absorb it into the threshold"
         )
     if layer.bias_mant.any() and layer.bias_exp != NETX_BIAS_EXP:
-        raise UserError(
+        raise RefusedError(
             f"{what}: bias_exp is {layer.bias_exp}, netx runs every layer with {NETX_BIAS_EXP}; rescale the bias"
         )
     for key in ("decay_u_int", "decay_v_int", "v_th_mant"):
         if getattr(layer, key).ndim:
-            raise UserError(f"{what}: {key} differs by channel, a .net file holds one per layer; share it")
+            raise RefusedError(f"{what}: {key} differs by channel, a .net file holds one per layer; share it")
     if isinstance(layer, Conv):
         return
     weight = layer.weight_int
     if isinstance(layer, Recurrent):
         if layer.delay.any():
-            raise UserError(
+            raise RefusedError(
                 f"{what}: is recurrent and has delays, for which netx drops the exponent; use one of the two"
             )
         weight, kept, exponent = recurrent_as_netx_stores_it(layer.weight_int, layer.weight_rec_int)
@@ -106,7 +106,7 @@ def _check_exact(layer: Conv | Dense) -> None:
             if high <= 0 and low >= -128
             else "quantize to [-127, 127]"
         )
-        raise UserError(f"{what}: netx would not store weights in [{low}, {high}] exactly; {fix}")
+        raise RefusedError(f"{what}: netx would not store weights in [{low}, {high}] exactly; {fix}")
 
 
 def _write_layer(group: h5py.Group, layer: Conv | Dense | Flatten, shape: tuple[int, ...]) -> None:

@@ -61,11 +61,13 @@ def search(
     """The cheapest assignment under a budget, and the path to it, from int8 down.
 
     memory: bytes may be this share of int8's. drop: the score may fall by so much. Exactly one of the two. At each
-    step, of all layers one rung lower on `LADDER`, the one is taken that loses the least score for a byte; `UserError`
+    step, of all layers one rung lower on `LADDER`, the one is taken that loses the least score for a bit; `UserError`
     where even the lowest rungs need more memory.
     """
     if (memory is None) == (drop is None):
         raise UserError("a search needs one budget: --memory SHARE (of int8's bytes) or --drop POINTS (of the score)")
+    if drop is not None and not drop >= 0:
+        raise UserError(f"--drop is {drop:g}; give 0 or more points of the score")
     now = dict.fromkeys(weights, LADDER[0])
     full, whole = size_of(weights, now), score(spec(now))
     lowest = size_of(weights, dict.fromkeys(weights, LADDER[-1]))
@@ -82,12 +84,13 @@ def search(
     while memory is None or path[-1].bytes > memory * full:
         lower = [now | {layer: LADDER[LADDER.index(rung) + 1]} for layer, rung in now.items() if rung != LADDER[-1]]
         trials = [(trial(assignment), assignment) for assignment in lower]
+        bits = bits_of(weights, now)
         if drop is not None:
             trials = [(t, assignment) for t, assignment in trials if t.drop <= drop]
         if not trials:
             break
         before = path[-1]
-        best, now = min(trials, key=lambda pair: (pair[0].drop - before.drop) / (before.bytes - pair[0].bytes))
+        best, now = min(trials, key=lambda pair: (pair[0].drop - before.drop) / (bits - bits_of(weights, pair[1])))
         path.append(best)
     return path[-1], path
 
@@ -95,6 +98,11 @@ def search(
 def spec(assignment: Mapping[str, str]) -> str:
     """An assignment as `quantizers_of` takes it."""
     return ",".join(f"{layer}={format}" for layer, format in assignment.items())
+
+
+def bits_of(weights: Mapping[str, int], assignment: Mapping[str, str]) -> int:
+    """Bits of the weights: of few weights, two formats may take as many bytes."""
+    return sum(weights[layer] * WeightQuantizer.named(q).holds.bits for layer, q in assignment.items())
 
 
 def size_of(weights: Mapping[str, int], assignment: Mapping[str, str]) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ashnets.stack import layer_spikes
-from hw.errors import BackendError, UserError
+from hw.errors import BackendError, RefusedError
 from hw.exchange.formats import FORMATS, Sample, difference
 from hw.program import SpikingProgram
 from hw.simulate import Backend, open_backend
@@ -129,7 +129,10 @@ class _Way:
         elif name in FORMATS:
             self._through_file(program)
         elif module is None:
-            self.backend = open_backend(name, program, keys)
+            try:
+                self.backend = open_backend(name, program, keys)
+            except RefusedError as error:
+                self.refused, self.integers = str(error), None
         if close := getattr(self.backend, "close", None):
             cleanup.callback(close)
 
@@ -139,7 +142,7 @@ class _Way:
             path = Path(folder) / kind.file
             try:
                 kind.write(program, path)
-            except UserError as error:
+            except RefusedError as error:
                 self.refused, self.integers = str(error), None
                 return
             found = kind.read(path, Sample.of(program))

@@ -72,7 +72,7 @@ def test_finetuning_starts_from_one_run_and_its_texts(source, tmp_path, capsys):
     line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--train.init-text", "hub:somebody/bert")
     assert "SOURCE takes the first weights, and --train.init-text would change them" in line
     model = source.config.model
-    for name, value in (("vocabulary", 50), ("length", 8), ("length", 99), ("lexicon", 9)):
+    for name, value in (("vocabulary", 270), ("length", 8), ("length", 99), ("lexicon", 9)):
         changed = replace(source.config, model=replace(model, text=replace(model.text, **{name: value})))
         line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--config", recipe(tmp_path, changed))
         assert f"text.{name} is {value}, and the run it starts from has" in line

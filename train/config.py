@@ -2,11 +2,9 @@
 as JSON."""
 
 import dataclasses
-import math
 import types
 import typing
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -106,20 +104,6 @@ class TrainConfig:
     seed: int = 0
 
 
-_COUNTS = "batch texts_per_image answers_least save_every log_every losses.queue"
-_POSITIVE = "steps lr warmup weight_decay clip rotate neighbours again save_minutes seed"
-_POSITIVE += " losses.hardness losses.mixed losses.rate_weight"
-_SHARES = "lr_concrete crop erase view_hue view_grey losses.soft losses.momentum losses.masked losses.rate_target"
-_RANGES = {
-    **dict.fromkeys(_COUNTS.split(), (1, math.inf)),
-    **dict.fromkeys(_POSITIVE.split(), (0, math.inf)),
-    **dict.fromkeys(_SHARES.split(), (0, 1)),
-    **dict.fromkeys(("losses.temperature", "losses.temperature_least"), (0.001, 0.5)),
-    "ema": (0, 0.999999),
-}
-"""Least and most of the numbers in `TrainConfig`."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """quantizer: None for a float run, else as in `quantize.quantizers.quantizers_of`; then only the stack is
@@ -139,22 +123,6 @@ class RunConfig:
         if "itm" in self.train.objectives and not self.model.fusion.match:
             model = replace(self.model, fusion=replace(self.model.fusion, match=True))
             object.__setattr__(self, "model", model)
-
-
-def check_numbers(config: RunConfig) -> None:
-    """`UserError` where a number is none that a run can be made by."""
-    train = ((f"train.{name}", attrgetter(name)(config.train), *limits) for name, limits in _RANGES.items())
-    others = ("spikes_alone", config.model.fusion.spikes_alone, 0, 1), ("distill", config.distill, 0, math.inf)
-    for name, value, least, most in (*train, *others):
-        if not least <= value <= most:
-            limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
-            raise UserError(f"{name} is {value:g}; give {limits}")
-    losses = config.train.losses
-    if losses.temperature < losses.temperature_least:
-        raise UserError(
-            f"train.losses.temperature is {losses.temperature:g}, and train.losses.temperature_least "
-            f"{losses.temperature_least:g}; lower that too"
-        )
 
 
 def pretrain_recipe() -> TrainConfig:

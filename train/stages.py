@@ -21,9 +21,10 @@ from quantize.errors import refuse_crushed
 from quantize.ptq import calibrated, settled, steps_of
 from train import ranks
 from train.checkpoint import best_checkpoint, newest_checkpoint
-from train.config import RunConfig, Task, TrainConfig, check_numbers, qat_recipe, tune_recipe
+from train.config import RunConfig, Task, TrainConfig, qat_recipe, tune_recipe
 from train.data import ImageTextData, answer_vocabulary, load, pictures_each
 from train.evaluate import Ranking, image_batches, images_of
+from train.limits import check_numbers
 from train.loader import workers_for
 from train.loop import Report, Trainer
 from train.pretrained import load_image_weights, load_text_weights, pretrained_tokenizer

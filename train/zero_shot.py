@@ -30,6 +30,8 @@ def evaluate_zero_shot(
     """'accuracy' and 'top5' in percent over the first `samples` pictures. The classes are the texts of all the data; a
     class is the mean of its embeddings in every template, such as "a photo of a {}". Of equally near classes the right
     one comes last."""
+    if not templates:
+        raise UserError('--templates are empty; give at least one, such as "a photo of a {}"')
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(f"template '{template}' needs {{}} once, where the class goes")

@@ -6,7 +6,8 @@ from typing import Literal
 
 from ashnets.cli.common import Device, RunFolder, done
 from hw.errors import UserError
-from train.config import EMBEDDED, Task, check_numbers
+from train.config import EMBEDDED, Task
+from train.limits import check_numbers
 
 
 def evaluate(

@@ -23,6 +23,7 @@ from train.config import (
     pretrain_recipe,
     read_config,
 )
+from train.limits import check_numbers
 
 Preset = Literal["tiny", "small", "base"]
 
@@ -208,6 +209,10 @@ def _float_config(path: Path) -> RunConfig:
     for name in ("quantizer", "ptq", "distill", "chip"):
         if (value := getattr(config, name)) != getattr(plain, name):
             raise UserError(f"{path}: {name} is {value}, which is for 'ashnets quantize'; leave it out here")
+    try:
+        check_numbers(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return config
 
 

@@ -24,7 +24,7 @@ import nir
 import numpy as np
 
 from hw import loihi
-from hw.errors import UserError
+from hw.errors import RefusedError, UserError
 from hw.hdf5 import opened
 from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
 from hw.program_file import program_of, program_parts
@@ -36,7 +36,7 @@ _PROGRAM, _TENSOR = "ashnets_program", "ashnets_tensor:"
 
 
 def write_nir(program: SpikingProgram, path: Path) -> None:
-    """Write the graph; `UserError` names what NIR cannot hold."""
+    """Write the graph; `RefusedError` names what NIR cannot hold."""
     nir.write(path, nir_graph(program))
 
 
@@ -63,7 +63,7 @@ def nir_graph(program: SpikingProgram) -> nir.NIRGraph:
     node has gets `_` behind it."""
     validate(program)
     if program.input_bits:
-        raise UserError(f"input_bits is {program.input_bits}, NIR's spikes are binary; export to qcdq")
+        raise RefusedError(f"input_bits is {program.input_bits}, NIR's spikes are binary; export to qcdq")
     nodes: dict[str, nir.NIRNode] = {"input": nir.Input(input_type={"input": np.array(program.input_shape)})}
 
     def add(name: str, node: nir.NIRNode) -> None:
@@ -75,7 +75,9 @@ def nir_graph(program: SpikingProgram) -> nir.NIRGraph:
     for layer in program.layers:
         out = program.shapes[layer.name]
         if not layer.name.isascii() or not layer.name.isprintable() or "/" in layer.name or layer.name in ("", "."):
-            raise UserError(f"layer '{layer.name}': NIR's names are ASCII, not '', not '.', and without '/'; rename it")
+            raise RefusedError(
+                f"layer '{layer.name}': NIR's names are ASCII, not '', not '.', and without '/'; rename it"
+            )
         if isinstance(layer, Flatten):
             add(layer.name, nir.Flatten({"input": np.array(shape)}, start_dim=0, end_dim=-1))
         else:
@@ -108,7 +110,7 @@ def _refuse(layer: Conv | Dense) -> None:
     elif not layer.decay_v_int.all():
         reason = "has decay_v_int 0, an infinite time constant"
     if reason:
-        raise UserError(f"layer '{layer.name}': {reason}; NIR cannot hold it, export to qcdq or netx")
+        raise RefusedError(f"layer '{layer.name}': {reason}; NIR cannot hold it, export to qcdq or netx")
 
 
 def _synapses(layer: Conv | Dense, shape: tuple[int, ...]) -> nir.NIRNode:

@@ -9,7 +9,7 @@ itself.
 import onnx
 from onnx import TensorProto, helper
 
-from hw.errors import UserError
+from hw.errors import RefusedError
 from hw.exchange.onnx_step import StepGraph, finished
 from hw.program import SpikingProgram
 
@@ -44,7 +44,7 @@ def scan_model(program: SpikingProgram) -> onnx.ModelProto:
     nodes.append(helper.make_node("Scan", [*zeros, "spikes"], [*ends, *series], body=body, num_scan_inputs=1))
     if odd := set(series) & {name for name, _ in step.spikes}:
         spikes = odd.pop()
-        raise UserError(
+        raise RefusedError(
             f"layer '{spikes.removesuffix('.spikes')}': a scan needs the name '{spikes}' for another layer; rename it, "
             "or export to qcdq"
         )

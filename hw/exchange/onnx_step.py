@@ -25,7 +25,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hw import loihi
-from hw.errors import UserError
+from hw.errors import RefusedError, UserError
 from hw.program import Conv, Dense, Flatten, Recurrent, SpikingProgram
 from hw.program_file import program_parts
 from hw.validate import shared_zero_bits, validate
@@ -201,7 +201,7 @@ def storage(weight_int: np.ndarray) -> str:
     for dtype, (low, high) in _STORED.items():
         if low <= weight_int.min() and weight_int.max() <= high:
             return dtype
-    raise UserError(f"weights span [{weight_int.min()}, {weight_int.max()}], ONNX export holds 16 bits")
+    raise RefusedError(f"weights span [{weight_int.min()}, {weight_int.max()}], ONNX export holds 16 bits")
 
 
 def quant_bits(layer: Conv | Dense, weight_int: np.ndarray) -> int:

@@ -22,7 +22,7 @@ from typing import IO, cast
 import numpy as np
 
 from hw.artifact import read_json, write_json
-from hw.errors import BackendError, UserError
+from hw.errors import BackendError, RefusedError, UserError
 from hw.lava.compat import environment, require_lava, require_loihi
 from hw.netx_file import write_net
 from hw.program import Conv, Dense, Flatten, Input, Recurrent, SpikingProgram
@@ -40,7 +40,7 @@ class Deadline:
     is far above the need: 4-10 us a pair and 1 ms a step were measured.
     """
 
-    start: float = 120.0
+    start: float = 300.0
     step: float = 0.5
     pair: float = 0.002
 
@@ -59,8 +59,8 @@ class LavaBackend:
     stock: 1 for Lava as it was released, without the mends of `hw.lava.compat`. It needs Python 3.10 and the packages
     that Lava pins; a worker there is the oracle that the mended Lava is held against.
 
-    `UserError` at once for a program that netx would not hold exactly; `BackendError` with Lava's traceback for a run
-    that fails.
+    `RefusedError` at once for a program that netx would not hold exactly; `BackendError` with Lava's traceback for a
+    run that fails.
     """
 
     name = "lava"
@@ -147,7 +147,7 @@ class Loihi2Backend(LavaBackend):
         require_loihi()
         for layer in program.synaptic:
             if isinstance(layer, Recurrent) or (isinstance(layer, Dense) and layer.delay.any()):
-                raise UserError(
+                raise RefusedError(
                     f"layer '{layer.name}': is recurrent or delayed, and backend 'loihi2' cannot clear what is on its "
                     "way between two samples; run it on another backend"
                 )

@@ -77,6 +77,8 @@ def load_job(path: Path, values: np.ndarray, source: Path, first: int = 0) -> Jo
                 f"{f'{rank} axes' if size is None else size} a step; give [T, ...] or [B, T, ...]"
             )
         program = read_net(path, steps=1, input_shape=values.shape[-rank:], first=first)
+        if isinstance(program.layers[0], Input):  # the file tells how many axes its images have
+            values = values.reshape(*values.shape[:-rank], *program.input_shape)
     image = program.layers[0] if isinstance(program.layers[0], Input) else None
     if image and program.input_shape[1:] == (1, 1) and values.shape[-2:] != (1, 1):
         values = values[..., None, None]  # an image of one axis

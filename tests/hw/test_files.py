@@ -107,6 +107,9 @@ def test_an_input_layer_turns_images_into_biases(image_shape, tmp_path, capsys):
             with np.load(tmp_path / "out.layers.npz") as layers:
                 np.testing.assert_array_equal(layers["input0.s"].reshape(9, *image_shape), expected)
         assert simulate(path, tmp_path, 200 * images) == 2
+        if path.is_file():  # [B, 1, ...]: a batch of one step each, whatever a program's folder would take it for
+            assert simulate(path, tmp_path, images[:, None]) == 0
+            assert np.load(tmp_path / "out.npy").shape[:2] == (9, 1)
         assert "a bias holds -4096..4095; scale the image" in capsys.readouterr().err
     with h5py.File(net, "a") as file:
         file["layer/0/neuron/iDecay"][()] = 1000

@@ -52,3 +52,11 @@ def test_every_score_is_asked_of_a_real_assignment_and_budgets_are_exclusive():
     best, path = search(WEIGHTS, score, drop=1e9)
     assert best.quantizer == "small=int2,large=int2,tender=int2"
     assert len(path) == 1 + 3 * (len(LADDER) - 1)
+
+
+def test_layers_of_a_few_weights_take_fewer_bits_too_and_a_drop_is_a_number():
+    _, path = search({"one": 1, "three": 3}, lambda quantizer: 90.0 - len(quantizer), drop=1e9)
+    assert path[-1].quantizer == "one=int2,three=int2"
+    for drop in (-1.0, float("nan")):
+        with pytest.raises(UserError, match=r"--drop is .*; give 0 or more"):
+            search(WEIGHTS, score, drop=drop)

@@ -8,7 +8,7 @@ import torch
 
 from ashnets.config import AbstractConfig
 from ashnets.stack import SpikingStack
-from hw.errors import BackendError
+from hw.errors import BackendError, UserError
 from quantize import QuantizedStack, lower
 from quantize.verify import Joint, mismatching_spikes, verify
 
@@ -47,3 +47,25 @@ def test_verify_counts_over_all_batches_and_finds_a_stack_that_differs():
         stack.layers.conv1.synapse.weight.mul_(-1)
     (joint,) = verify(program, batches, {"qat": None}, stack=stack)
     assert joint.mismatches["conv1"] > 0
+
+
+def test_a_program_that_lava_cannot_hold_is_a_row_and_a_missing_lava_is_none(monkeypatch):
+    torch.manual_seed(3)
+    config = AbstractConfig(steps=3, convs=((4, 1),), dense=(5,), decays_per_channel=True)
+    stack = SpikingStack(config, (2, 4, 4)).eval()
+    with torch.no_grad():
+        for layer in stack.neural_layers.values():
+            layer.neuron.decay_v_logit.copy_(torch.linspace(-1, 1, len(layer.neuron.decay_v_logit)))
+    program = lower(QuantizedStack(stack))
+    batches = [(torch.rand(3, 2, 2, 4, 4) < 0.5).float()]
+    lava, events = verify(program, batches, {"lava": None, "events": None})
+    assert "differs by channel" in (lava.refused or "")
+    assert (lava.samples, events.samples, events.total) == (0, 2, 0)
+
+    def absent() -> None:
+        raise UserError("backend 'lava' needs lava-nc")
+
+    monkeypatch.setattr("hw.lava.backend.require_lava", absent)
+    plain = lower(QuantizedStack(SpikingStack(AbstractConfig(steps=3, convs=(), dense=(5,)), (2, 4, 4)).eval()))
+    with pytest.raises(UserError, match="needs lava-nc"):
+        verify(plain, batches, {"lava": None})

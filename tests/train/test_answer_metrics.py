@@ -77,13 +77,14 @@ def test_accuracy_is_told_by_answer_type_and_no_question_is_left_out():
 
 def test_results_are_what_the_server_takes(tmp_path):
     path = tmp_path / "results.json"
-    write_results(path, [("262148000", "down"), ("a7", "two")])
+    write_results(path, [("262148000", "down"), ("a7", "two"), ("007", "up")])
     assert json.loads(path.read_text()) == [
         {"answer": "down", "question_id": 262148000},
         {"answer": "two", "question_id": "a7"},
+        {"answer": "up", "question_id": "007"},
     ]
     with pytest.raises(UserError, match="question 5 has 2 answers"):
-        write_results(tmp_path / "twice.json", [("5", "a"), ("05", "b")])
+        write_results(tmp_path / "twice.json", [("5", "a"), ("5", "b")])
     assert not (tmp_path / "twice.json").exists()
 
 

@@ -12,7 +12,6 @@ from train.config import (
     EMBEDDED,
     RunConfig,
     TrainConfig,
-    check_numbers,
     finetune_recipe,
     for_task,
     from_dict,
@@ -21,6 +20,7 @@ from train.config import (
     to_dict,
 )
 from train.data import DATASETS
+from train.limits import check_numbers
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -59,6 +59,25 @@ def test_a_bad_value_is_refused_with_its_key(path, value, message):
 def test_a_number_that_trains_nothing_is_refused(name, value, told):
     with pytest.raises(UserError, match=f"train.{name} is {value}; give {told}"):
         check_numbers(RunConfig(train=TrainConfig(**{name: value})))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"train": {"objectives": {"itc": float("nan")}}}, "train.objectives is nan; give 0 or more"),
+        ({"train": {"lr": float("inf")}}, "train.lr is inf; give 0 or more"),
+        ({"model": {"abstract": {"convs": [[64, 2], [0, 1]]}}}, "model.abstract.convs is 0; give 1 or more"),
+        ({"model": {"abstract": {"decay_v": 1.5}}}, "model.abstract.decay_v is 1.5; give 0.001 to 0.999"),
+        ({"model": {"fusion": {"images": 3}}}, "model.fusion.images is 3; give 1 to 2"),
+        ({"model": {"text": {"vocabulary": 100}}}, "model.text.vocabulary is 100; give 260 or more"),
+        ({"model": {"text": {"heads": 5}}}, "model.width is 96, no multiple of model.text.heads, 5"),
+        ({"model": {"concrete": {"image_size": 60}}}, "image_size is 60; give a multiple of 8"),
+        ({"model": {"abstract": {"convs": [], "dense": []}}}, "give at least one spiking layer"),
+    ],
+)
+def test_a_config_that_makes_no_model_or_training_is_refused(values, told):
+    with pytest.raises(UserError, match=told):
+        check_numbers(from_dict(RunConfig, values, "config"))
 
 
 def test_a_temperature_below_the_least_is_refused():

@@ -286,6 +286,21 @@ def test_pictures_of_one_class_are_found_by_its_name(tmp_path):
     near = np.repeat(np.eye(2), 3, 0)
     found = rank(Similarities(images=near, texts=near), [data.image_id(i) for i in range(6)], np.arange(6))
     assert set(found.recalls().values()) == {100.0}
+    (tmp_path / "train" / "red_ball" / ".DS_Store").touch()
+    (tmp_path / "train" / ".cache" / "0").mkdir(parents=True)
+    assert len(load(str(tmp_path), "train", 8)) == 6
+    (tmp_path / "train" / "red_ball" / "small").mkdir()
+    with pytest.raises(UserError, match="red_ball: file 4: 'small' is a folder in a class; put its pictures beside it"):
+        load(str(tmp_path), "train", 8)
+
+
+def test_a_list_that_begins_with_many_captions_is_known(tmp_path):
+    MAKERS["albef"](tmp_path)
+    path = next(tmp_path.glob("*_train.json"))
+    rows = json.loads(path.read_text())
+    rows[0] = {"caption": [f"{k} of many words about one picture" for k in range(99)], "image": rows[0]["image"]}
+    path.write_text(json.dumps(rows))
+    assert len(load(str(tmp_path), "train", 8).texts(0)) == 99
 
 
 def test_texts_of_any_script_come_through(tmp_path):
@@ -356,6 +371,11 @@ def test_several_data_sets_are_one_and_their_ids_never_meet(tmp_path):
         assert data.kinds(i) == part.kinds(k) == ()
     assert len(load(name, "test", 8)) == 1  # only Karpathy's has one
     assert load(name, "val", 8).fingerprint != data.fingerprint
+    table = tmp_path / "table"
+    MAKERS["table"](table)
+    rows = (table / "captions.csv").read_text("utf-8-sig").splitlines()
+    (table / "captions.csv").write_text("\n".join(row for row in rows if ",test," not in row))
+    assert len(load(f"table:{table},karpathy:{tmp_path / 'karpathy'}", "test", 8)) == 1  # its table has no such row
 
 
 def test_tasks_are_not_joined(tmp_path):
@@ -397,6 +417,12 @@ def test_of_pictures_with_one_name_the_path_decides(tmp_path):
     (tmp_path / "train.csv").write_text("image,caption\n1.png,a ball\n")
     with pytest.raises(UserError, match=r"row 1: picture '1.png' is there more than once \(left/1.png and right/1.png"):
         load(str(tmp_path), "train", 8)
+    (tmp_path / "right" / "1.png").rename(tmp_path / "right" / "2.png")
+    (tmp_path / "train.csv").write_text("image,caption\nright/1.png,a ball\n")
+    with pytest.raises(UserError, match=r"there is no picture 'right/1.png' below .* \(left/1.png is another\); put"):
+        load(str(tmp_path), "train", 8)
+    (tmp_path / "train.csv").write_text("image,caption\nthe/peers/disk/1.png,a ball\n")
+    assert load(str(tmp_path), "train", 8).records[0].images == (tmp_path / "left" / "1.png",)
 
 
 def test_ids_of_one_folder_twice_are_apart(tmp_path):

@@ -87,13 +87,18 @@ def soft_scores(votes: Sequence[str]) -> dict[str, float]:
 
 
 def write_results(path: Path, answers: Iterable[tuple[str, str]]) -> None:
-    """The file that the official server takes, [{question_id, answer}], whole or not at all; numeric ids as
-    integers."""
-    rows = [{"question_id": int(name) if name.isdecimal() else name, "answer": answer} for name, answer in answers]
+    """The file that the official server takes, [{question_id, answer}], whole or not at all; ids that are integers as
+    such."""
+    rows = [{"question_id": int(name) if _is_integer(name) else name, "answer": answer} for name, answer in answers]
     counts = Counter(row["question_id"] for row in rows)
     if rows and (most := counts.most_common(1)[0])[1] > 1:
         raise UserError(f"{path}: question {most[0]} has {most[1]} answers; give one to each")
     write_json(path, rows)
+
+
+def _is_integer(name: str) -> bool:
+    """Whether an id is an integer in its own digits: 007 is not."""
+    return name.isascii() and name.isdecimal() and name == str(int(name))
 
 
 def _trimmed(text: str) -> str:

@@ -100,5 +100,5 @@ def load_folder(kind: str, root: Path, split: str, image_size: int) -> ImageText
         more = f" (and {len(problems) - 1} more: 'ashnets data check {kind}:{root}')" if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}{more}")
     if not len(data):
-        raise UserError(f"{root}: split '{split}' holds no records in the format {kind}")
+        raise NoSplitError(f"{root}: split '{split}' holds no records in the format {kind}")
     return data

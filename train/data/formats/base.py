@@ -117,22 +117,30 @@ class Pictures:
                 found.setdefault(name, []).append(Path(folder, name))
         return found
 
+    @cached_property
+    def folders(self) -> set[str]:
+        """Names of the folders that hold files."""
+        return {path.parent.name for paths in self.by_name.values() for path in paths if path.parent != self.root}
+
     def find(self, name: str) -> Path:
         """The picture `name`, a file name or a path of which the end counts. `RecordError` where there is none, or
-        more than one."""
+        more than one; one that lies in another folder than the one it is said to be in, if that is there, is none."""
         if not name or "\0" in name:
             raise RecordError(f"{name!r} is not a picture's name", "missing")
         wanted = Path(name)
-        paths = self.by_name.get(wanted.name, [])
+        paths = others = self.by_name.get(wanted.name, [])
         if len(paths) > 1:
             shared = [_shared_end(path, wanted) for path in paths]
             paths = [path for path, n in zip(paths, shared, strict=True) if n == max(shared)]
+        if wanted.parent.name in self.folders:
+            paths = [path for path in paths if path.parent.name == wanted.parent.name]
         if len(paths) == 1:
             return paths[0]
         if paths:
             places = " and ".join(str(path.relative_to(self.root)) for path in sorted(paths)[:2])
             raise RecordError(f"picture '{name}' is there more than once ({places}); keep one", "duplicate")
-        raise RecordError(f"there is no picture '{name}' below {self.root}; put it there", "missing")
+        other = f" ({others[0].relative_to(self.root)} is another)" if others else ""
+        raise RecordError(f"there is no picture '{name}' below {self.root}{other}; put it there", "missing")
 
 
 def _shared_end(path: Path, wanted: Path) -> int:
@@ -209,9 +217,9 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def beginning(path: Path) -> bytes:
-    """As much of a file as tells what is in it."""
+    """As much of a file as tells what is in it, behind a record of many captions too."""
     with path.open("rb") as file:
-        return file.read(2000)
+        return file.read(1 << 16)
 
 
 def json_line(line: str) -> Any:
