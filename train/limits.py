@@ -70,10 +70,31 @@ def _check_sizes(model: ModelConfig) -> None:
         if model.width % heads:
             raise UserError(f"model.width is {model.width}, no multiple of model.{name}.heads, {heads}; change one")
     patch = 2 ** (len(concrete.stem) + 1)
-    if concrete.backbone == "conv_stem" and concrete.image_size % patch:
+    if concrete.backbone != "conv_stem":
+        _check_backbone(model)
+    elif concrete.image_size % patch:
         raise UserError(
             f"model.concrete.image_size is {concrete.image_size}; give a multiple of {patch}, which a stem of "
             f"{len(concrete.stem) + 1} stages makes one token of"
         )
     if not model.abstract.convs + model.abstract.dense:
         raise UserError("model.abstract has neither convs nor dense; give at least one spiking layer")
+
+
+def _check_backbone(model: ModelConfig) -> None:
+    import torch
+    from timm.models import is_model_in_modules
+
+    from ashnets.concrete import VisualConcreteEncoder
+
+    name = model.concrete.backbone
+    if not is_model_in_modules(name, ["vision_transformer", "deit"]):
+        raise UserError(
+            f"model.concrete.backbone is '{name}'; give conv_stem, or the name of a Vision Transformer of timm, for "
+            "example vit_base_patch16_224"
+        )
+    try:
+        with torch.device("meta"):
+            VisualConcreteEncoder(model)
+    except (ValueError, AssertionError) as error:  # timm's own of sizes
+        raise UserError(str(error)) from error

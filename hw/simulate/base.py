@@ -85,6 +85,16 @@ def open_backend(name: str, program: SpikingProgram, keys: Path | None = None) -
     """The backend `name` holding `program`. Addresses, separated by commas, are workers (`hw.bridge.worker`); keys is
     the folder of keys to reach them with."""
     check_backend(name)
+    try:
+        return _opened(name, program, keys)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"backend '{name}' needs the package '{error.name}', which is not installed; 'ashnets doctor' tells all "
+            "that are missing"
+        ) from error
+
+
+def _opened(name: str, program: SpikingProgram, keys: Path | None) -> Backend:
     if "://" in name:
         from hw.bridge.keys import load_keys
         from hw.bridge.remote import RemoteBackend
@@ -92,10 +102,7 @@ def open_backend(name: str, program: SpikingProgram, keys: Path | None = None) -
         return RemoteBackend(program, name.split(","), keys=load_keys(keys, "client") if keys else None)
     kind, _, text = name.partition(":")
     module, _, attribute = BACKENDS[kind].partition(":")
-    try:
-        make: Callable[..., Backend] = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise UserError(f"backend '{name}' needs the package '{error.name}', which is not installed") from error
+    make: Callable[..., Backend] = getattr(import_module(module), attribute)
     options = [key for key, item in signature(make).parameters.items() if item.annotation is float]
     try:
         numbers = {key: float(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}

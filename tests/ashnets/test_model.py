@@ -9,7 +9,6 @@ from torch import nn
 from ashnets.config import PRESETS, ConcreteConfig, TextConfig, tiny
 from ashnets.fusion import CrossModalLayer
 from ashnets.model import AshNet, normalise, parameters
-from hw.errors import UserError
 from tests.ashnets.batches import tokens
 
 
@@ -79,7 +78,7 @@ def test_a_vision_transformer_of_timm_takes_the_place_of_the_stem(micro):
     concrete = ConcreteConfig(image_size=32, backbone="vit_tiny_patch16_224", depth=12, heads=3)
     model = AshNet(replace(micro, width=192, concrete=concrete), 5)
     assert model.vision(torch.rand(2, 3, 32, 32)).v.shape == (2, 4, 192)
-    with pytest.raises(UserError, match=r"is 192 wide; give that as model\.width, which is 16"):
+    with pytest.raises(ValueError, match=r"is 192 wide; give that as model\.width, which is 16"):
         AshNet(replace(micro, concrete=concrete), 5)
 
 

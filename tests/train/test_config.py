@@ -72,6 +72,8 @@ def test_a_number_that_trains_nothing_is_refused(name, value, told):
         ({"model": {"text": {"vocabulary": 100}}}, "model.text.vocabulary is 100; give 260 or more"),
         ({"model": {"text": {"heads": 5}}}, "model.width is 96, no multiple of model.text.heads, 5"),
         ({"model": {"concrete": {"image_size": 60}}}, "image_size is 60; give a multiple of 8"),
+        ({"model": {"concrete": {"backbone": "resnet18"}}}, "backbone is 'resnet18'; give conv_stem, or the name of a"),
+        ({"model": {"concrete": {"backbone": "vit_tiny_patch16_224"}}}, "192 wide; give that as model.width, which is"),
         ({"model": {"abstract": {"convs": [], "dense": []}}}, "give at least one spiking layer"),
     ],
 )
