@@ -63,7 +63,7 @@ def calibrated(stack: LayerStack, spikes: Tensor, quantizer: str, method: str = 
     steps = steps_of(method)
     stack = deepcopy(stack).eval()  # its norms must not learn from the calibration
     made = QuantizedStack(stack, settled(quantizer, stack.neural_layers, method)).eval()
-    s_float = s_quantized = spikes
+    s_float = s_quantized = spikes.float()
     for layer, quantized in zip(stack.layers.children(), made.layers.children(), strict=True):
         wanted = layer(s_float)
         if isinstance(layer, SpikingLayer) and isinstance(quantized, QuantizedLayer):

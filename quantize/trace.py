@@ -56,7 +56,17 @@ def as_stack(network: nn.Module, input_shape: tuple[int, ...], steps: int) -> La
 
     `UserError` names the module that cannot be lowered by its path, and what to do.
     """
+    synapses = {p: module for p, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    for path, module in synapses.items():
+        if "weight" not in dict(module.named_parameters(recurse=False)):
+            _refuse(
+                path,
+                "makes its weight anew at every call (pruning, weight norm, a parametrization); make it permanent "
+                "first: torch.nn.utils.prune.remove, or torch.nn.utils.parametrize.remove_parametrizations",
+            )
     if isinstance(network, LayerStack):
+        for path, module in synapses.items():
+            _check_module(path, module)
         return network
     for path, module in network.named_modules():
         for kind, fix in _FIXES.items():
@@ -64,7 +74,7 @@ def as_stack(network: nn.Module, input_shape: tuple[int, ...], steps: int) -> La
                 _refuse(path, f"is {_what(module)}; {fix}")
     calls: list[_Call] = []
     handles = [
-        module.register_forward_hook(_record(calls, path))
+        module.register_forward_hook(_record(calls, path), with_kwargs=True)
         for path, module in network.named_modules()
         if not any(True for _ in module.children())
     ]
@@ -94,12 +104,12 @@ def as_stack(network: nn.Module, input_shape: tuple[int, ...], steps: int) -> La
 
 
 def _record(calls: list[_Call], path: str) -> Any:
-    def hook(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+    def hook(module: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], made: Tensor) -> None:
         if any(call.module is module for call in calls):
             _refuse(
                 path, "is called twice; a program is a chain, give every layer its own module and all T steps at once"
             )
-        calls.append(_Call(path, module, _Seen.now(given[0]), _Seen.now(made)))
+        calls.append(_Call(path, module, _Seen.now(next(iter((*given, *named.values())), None)), _Seen.now(made)))
 
     return hook
 
@@ -146,22 +156,27 @@ def _chain(calls: list[_Call], s_in: _Seen, shape: tuple[int, ...]) -> tuple[Ord
     return layers, shape
 
 
-def _check_synapse(call: _Call, shape: tuple[int, ...]) -> None:
-    module, path = call.module, call.path
-    assert isinstance(module, (nn.Linear, nn.Conv2d))
+def _check_module(path: str, module: nn.Linear | nn.Conv2d) -> None:
+    """What a synapse must be, whatever it is given."""
     if module.bias is not None:
         _refuse(
             path,
             "has a bias, which the current's decay would filter; the chip adds its bias to the membrane: use "
             "bias=False and the CubaLIF's own bias (bias / decay_u is the same in the long run)",
         )
+    if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+        _refuse(path, f"pads by {module.padding_mode!r} {module.padding!r}; pad with zeros by numbers")
+
+
+def _check_synapse(call: _Call, shape: tuple[int, ...]) -> None:
+    module, path = call.module, call.path
+    assert isinstance(module, (nn.Linear, nn.Conv2d))
+    _check_module(path, module)
     if isinstance(module, nn.Conv2d):
         if len(shape) != 3:
             _refuse(path, f"is a convolution on {shape}, which a layer before has flattened; keep (C, H, W)")
         if tuple(call.given.tensor.shape[-3:]) != shape:
             _refuse(path, f"runs on {list(call.given.tensor.shape)}; keep the (C, H, W) that it is given, {shape}")
-        if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            _refuse(path, f"pads by {module.padding_mode!r} {module.padding!r}; pad with zeros by numbers")
     elif module.in_features != prod(shape):
         _refuse(path, f"takes {module.in_features} of the {prod(shape)} values of a step {shape}; flatten them first")
 

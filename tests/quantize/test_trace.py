@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import quantize
 from ashnets.neurons import CubaLIF
-from ashnets.stack import FoldableNorm
+from ashnets.stack import FoldableNorm, LayerStack, SpikingLayer
 from hw.errors import UserError
 from hw.program import Conv, Dense, Flatten
 from hw.simulate import open_backend
@@ -276,3 +277,39 @@ def test_a_shared_layer_and_padding_by_reflection_are_refused():
 
     with pytest.raises(UserError, match=r"module 'eyes.conv' pads by 'reflect'"):
         quantize.as_stack(Reflecting(), (2, 6, 6), 4)
+
+
+def test_a_layer_that_is_called_by_keyword_is_followed():
+    class Named(nn.Sequential):
+        def forward(self, s: torch.Tensor) -> torch.Tensor:
+            return self[1](x=self[0](input=s))
+
+    network, s = lively(Named(*dense())), spikes(5, 3, 6)
+    with torch.no_grad():
+        assert torch.equal(quantize.as_stack(network, (6,), 5)(s), network(s))
+
+
+def test_weights_that_are_made_at_every_call_are_refused_until_they_are_permanent():
+    network = dense()
+    prune.l1_unstructured(network[0], "weight", amount=0.5)
+    with pytest.raises(UserError, match=r"module '0' makes its weight anew at every call.*prune\.remove"):
+        quantize.as_stack(network, (6,), 4)
+    prune.remove(network[0], "weight")
+    assert len(quantize.as_stack(network, (6,), 4).neural_layers) == 1
+    parametrizations.weight_norm(network[0])
+    with pytest.raises(UserError, match="module '0' makes its weight anew"):
+        quantize.as_stack(network, (6,), 4)
+
+
+def test_a_hand_made_stack_is_looked_at_too():
+    made = SpikingLayer(nn.Linear(6, 5), CubaLIF(5), nn.Identity())
+    with pytest.raises(UserError, match=r"module 'layers\.dense1\.synapse' has a bias"):
+        quantize.as_stack(LayerStack(OrderedDict(dense1=made), (6,), (5,), 4), (6,), 4)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.float64])
+def test_spikes_of_any_type_are_calibrated_on(kind):
+    network, s = lively(dense()), spikes(5, 3, 6)
+    made = quantize.lower(quantize.ptq(network, s.to(kind), "int8", "best"))
+    wanted = quantize.lower(quantize.ptq(network, s, "int8", "best"))
+    np.testing.assert_array_equal(made.layers[0].weight_int, wanted.layers[0].weight_int)
