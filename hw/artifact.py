@@ -68,6 +68,12 @@ def staged_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_place(path: Path, example: str) -> None:
+    """`UserError` where a file cannot go; asked before the work, not after it. example: a name for the file."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the path of a file, for example {path / example}")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
     with staged_file(path) as temporary:

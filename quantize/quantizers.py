@@ -143,6 +143,8 @@ def quantizers_of(spec: str, layers: list[str]) -> dict[str, WeightQuantizer]:
         return dict.fromkeys(layers, WeightQuantizer.named(spec))
     parts = [part.partition("=") for part in spec.split(",")]
     given = {layer.strip(): WeightQuantizer.named(name.strip()) for layer, _, name in parts}
+    if len(given) < len(parts):
+        raise UserError(f"quantizer '{spec}': says twice what a layer's is; leave one out")
     if odd := sorted(set(given) - {*layers, "*"}):
         raise UserError(f"quantizer '{spec}': there is no layer '{odd[0]}'; the layers are {', '.join(layers)}")
     if missing := [layer for layer in layers if layer not in given and "*" not in given]:

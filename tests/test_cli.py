@@ -284,9 +284,31 @@ def test_options_without_an_effect_are_refused(runs, capsys, tmp_path):
     assert "is a folder; give the path of a file" in refused(
         capsys, "evaluate", runs[0].folder, "--predictions", tmp_path
     )
-    assert "'bench loader' prints its figures" in refused(capsys, "bench", "loader", "--out", tmp_path / "x")
+    assert "--out says nothing to 'bench loader'" in refused(capsys, "bench", "loader", "--out", tmp_path / "x")
     line = refused(capsys, "simulate", "--program", runs[1].folder / "program", "--samples", 1)
     assert "--program runs all samples of --input" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["simulate", "R", "--keys", "K"], "--keys says nothing to backend 'reference'"),
+        (
+            ["simulate", "--program", "P", "--input", "I", "--out", "O", "--device", "cpu"],
+            "--device says nothing to --pro",
+        ),
+        (["evaluate", "R", "--keys", "K"], "--keys says nothing to backend 'float'"),
+        (["run", "B", "--image", "I", "--text", "T", "--keys", "K"], "--keys says nothing to backend 'reference'"),
+        (["tune", "R", "S", "--keys", "K"], "--keys says nothing to backend 'imperfect'"),
+        (["report", "R", "--samples", "3"], "--samples says nothing to a report without --chip"),
+        (["bench", "loader", "--samples", "3"], "--samples says nothing to 'bench loader'"),
+        (["bench", "simulate", "--device", "cpu"], "--device says nothing to 'bench simulate'"),
+        (["data", "write", "D", "--name", "easy_nlvr2", "--sheet", "S"], "--sheet says nothing to 'data write'"),
+        (["train", "R", "--data", "D", "--train.dataset", "E"], "--data takes the data, and --train.dataset would"),
+    ],
+)
+def test_an_option_that_says_nothing_is_refused_before_anything_is_opened(arguments, told, capsys):
+    assert told in refused(capsys, *arguments)
 
 
 def test_a_run_is_quantized_from_within_its_own_folder(runs, capsys, monkeypatch, tmp_path):

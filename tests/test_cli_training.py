@@ -71,6 +71,8 @@ def test_finetuning_keeps_the_data_that_was_named_beside_a_task(source, tmp_path
 def test_finetuning_starts_from_one_run_and_its_texts(source, tmp_path, capsys):
     line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--train.init-text", "hub:somebody/bert")
     assert "SOURCE takes the first weights, and --train.init-text would change them" in line
+    line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--train.tokenizer-data", "openmoji")
+    assert "SOURCE takes the tokenizer, and --train.tokenizer-data would change" in line
     model = source.config.model
     for name, value in (("vocabulary", 270), ("length", 8), ("length", 99), ("lexicon", 9)):
         changed = replace(source.config, model=replace(model, text=replace(model.text, **{name: value})))

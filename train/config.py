@@ -185,8 +185,13 @@ def for_dataset(train: TrainConfig, dataset: str) -> TrainConfig:
 
 
 def on_folder(train: TrainConfig, folder: str | None) -> TrainConfig:
-    """The recipe on data in a folder, if there is one; its texts teach the tokenizer then."""
-    return train if folder is None else replace(train, dataset=folder, tokenizer_data=(folder,))
+    """The recipe on data in a folder, if there is one. Its texts teach the tokenizer, unless others were chosen."""
+    if folder is None:
+        return train
+    chosen = train.tokenizer_data
+    return replace(
+        train, dataset=folder, tokenizer_data=(folder,) if chosen == TrainConfig().tokenizer_data else chosen
+    )
 
 
 def qat_recipe(train: TrainConfig) -> TrainConfig:

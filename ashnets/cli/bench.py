@@ -6,8 +6,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ashnets.cli.common import Device, check_samples, done
+from ashnets.cli.common import Device, check_samples, done, refuse_beside
 from hw.errors import UserError
+
+_TAKES = {
+    "simulate": ("program", "out"),
+    "lava": ("program", "samples"),
+    "loader": ("run", "config", "steps", "device"),
+    "step": ("run", "config", "steps", "device", "out"),
+}
 
 
 def bench(
@@ -16,7 +23,7 @@ def bench(
     program: Path | None = None,
     run: Path | None = None,
     config: Path | None = None,
-    samples: int = 256,
+    samples: int | None = None,
     steps: int | None = None,
     out: Path | None = None,
     device: Device = "auto",
@@ -28,7 +35,7 @@ def bench(
     the cost grows with neurons, synapses, density, batch and T, as a page with plots. program: a program's folder, to
     be timed too.
 
-    lava: from start to stop, --samples of --program streamed through one network, against one network per sample.
+    lava: from start to stop, --samples (256) of --program streamed through one network, against one network per sample.
 
     loader: how many images a second 0, 1, 2 and more processes make into batches, and how many training takes. Of the
     data and recipe of --run or --config, by default tiny's. steps: batches to time, by default 20.
@@ -36,11 +43,12 @@ def bench(
     step: where a training step spends its time, by the parts of the model, and the spiking branch's share; steps: to
     profile, by default 5. out: a file for the profiler's view, to open in Perfetto or chrome://tracing.
     """
+    from hw.artifact import check_place
     from hw.program_file import load_program
-    from train.report.page import check_place
 
-    if out is not None and what in ("lava", "loader"):
-        raise UserError(f"--out goes with 'simulate' and 'step', 'bench {what}' prints its figures; leave it out")
+    given = {"program": program, "run": run, "config": config, "samples": samples, "steps": steps, "out": out}
+    given["device"] = None if device == "auto" else device
+    refuse_beside(f"'bench {what}'", **{name: value for name, value in given.items() if name not in _TAKES[what]})
     if what in ("loader", "step"):
         if steps is not None and steps < 1:
             raise UserError(f"--steps is {steps}; time at least 1")
@@ -51,12 +59,12 @@ def bench(
             if what == "loader":
                 return _bench_loader(trained, device, steps, json)
             return _bench_step(trained, device, steps, out, json)
-    given = load_program(program) if program else None
+    loaded = load_program(program) if program else None
     if what == "lava":
-        if given is None:
+        if loaded is None:
             raise UserError("bench lava needs --program FOLDER, for example runs/demo/quantized/program")
-        return _bench_lava(given, samples, json)
-    return _bench_simulate(given, out, json)
+        return _bench_lava(loaded, 256 if samples is None else samples, json)
+    return _bench_simulate(loaded, out, json)
 
 
 def _run(run: Path | None, config: Path | None, folder: Path) -> Any:
@@ -117,10 +125,10 @@ def _bench_lava(program: Any, samples: int, json: bool) -> int:
 
 
 def _bench_simulate(program: Any, out: Path | None, json: bool) -> int:
+    from hw.artifact import check_place
     from hw.bench import cases, measure
     from hw.bench_growth import growth
     from train.report.bench import write_bench_page
-    from train.report.page import check_place
 
     if out is not None:
         check_place(out, "bench.html")

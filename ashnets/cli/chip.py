@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ashnets.cli.common import Device, RunFolder, done
+from ashnets.cli.common import Device, RunFolder, done, refuse_beside, refuse_keys
 from hw.errors import UserError
 
 SAMPLES = 64  # of a run that are simulated, unless told otherwise
@@ -35,7 +35,9 @@ def simulate(
     [T, ...] or [B, T, ...]. --layers also writes every layer's spikes, u and v to OUT.layers.npz. --from-layer K starts
     behind the layers before K.
     """
+    refuse_keys(keys, backend)
     if program is not None:
+        refuse_beside("--program, which runs on the CPU", device=None if device == "auto" else device)
         if run is not None or verify:
             raise UserError("--program runs a file by itself: leave RUN and --verify out")
         if samples != SAMPLES:
@@ -92,8 +94,8 @@ def report(
     /,
     chip: bool = False,
     input: Path | None = None,
-    on: Literal["loihi1", "loihi2"] = "loihi1",
-    samples: int = 16,
+    on: Literal["loihi1", "loihi2"] | None = None,
+    samples: int | None = None,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -101,12 +103,13 @@ def report(
 
     --chip: instead, what a network would cost on a chip: cores, memory, operations, energy. RUN is a quantized run,
     whose first test images are simulated, or a .net file or a program's folder with --input SPIKES.npy [T, ...] or
-    [B, T, ...]. on: the chip. samples: how many are simulated. out: the page, by default chip.html beside RUN.
+    [B, T, ...]. on: the chip, by default loihi1. samples: how many are simulated, by default 16. out: the page, by
+    default chip.html beside RUN.
     """
     if chip:
-        return _chip_report(run, input, on, samples, out or run.absolute().with_name("chip.html"), json)
-    if input is not None or out is not None:
-        raise UserError("--input and --out go with --chip")
+        page = out or run.absolute().with_name("chip.html")
+        return _chip_report(run, input, on or "loihi1", 16 if samples is None else samples, page, json)
+    refuse_beside("a report without --chip", input=input, on=on, samples=samples, out=out)
     from train.demo import demo_report
 
     path = demo_report(run)

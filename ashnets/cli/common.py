@@ -55,6 +55,19 @@ def check_samples(samples: int | None, option: str = "--samples") -> None:
         raise UserError(f"{option} is {samples}; run at least 1 sample")
 
 
+def refuse_beside(what: str, **given: object) -> None:
+    """`UserError` where an option was given that says nothing to `what`; an option is None or False unless given."""
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise UserError(f"--{name.replace('_', '-')} says nothing to {what}; leave it out")
+
+
+def refuse_keys(keys: Path | None, backend: str) -> None:
+    """`UserError` where keys are given for a backend that runs here."""
+    if "://" not in backend:
+        refuse_beside(f"backend '{backend}', which is no worker's address", keys=keys)
+
+
 def leave(code: str | int | None) -> NoReturn:
     """End this process, a rank of torchrun at once: DDP and FSDP keep threads alive, and before Python 3.14 one of them
     that wants an interpreter which is ending aborts the process after all its work (pytorch/pytorch#190489)."""

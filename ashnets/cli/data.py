@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ashnets.cli.common import done
+from ashnets.cli.common import done, refuse_beside
 from hw.errors import UserError
 
 SHOWN = 10
@@ -29,6 +29,7 @@ def data(
     write: --name to the new folder ROOT, as NLVR2 and SNLI-VE lay out theirs.
     """
     if what == "write":
+        refuse_beside("'data write'", sheet=sheet)
         return _write(Path(root), name, json)
     if name is not None:
         raise UserError("--name goes with 'data write'")

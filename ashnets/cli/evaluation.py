@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ashnets.cli.common import Device, RunFolder, done
+from ashnets.cli.common import Device, RunFolder, done, refuse_keys
 from hw.errors import UserError
 from train.config import EMBEDDED, Task
 from train.limits import check_numbers
@@ -38,15 +38,16 @@ def evaluate(
     predictions: write the answers to this file, as the task's official evaluation takes them: JSON for VQA, CSV for
     NLVR2, JSON lines for SNLI-VE and retrieval.
     """
+    from hw.artifact import check_place
     from train import ranks
     from train.data import load
     from train.evaluate import evaluate as run_evaluation
     from train.predictions import write_predictions
-    from train.report.page import check_place
     from train.run import choose_device, load_model, open_run
     from train.stages import ranking_of
     from train.zero_shot import evaluate_zero_shot
 
+    refuse_keys(keys, backend)
     opened = open_run(run)
     task = task or opened.config.train.task
     if templates != ("{}",) and task != "zero_shot":

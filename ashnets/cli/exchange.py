@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ashnets.cli.common import Device, check_samples, done
+from ashnets.cli.common import Device, check_samples, done, refuse_keys
 from hw.errors import UserError
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -81,6 +81,7 @@ def run(
     """
     from hw.bundle import open_bundle
 
+    refuse_keys(keys, backend)
     results = open_bundle(bundle, backend, keys).ask(image, text, top)
     for result in results:
         if "answers" not in result:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ashnets.cli.common import Device, RunFolder, check_samples, done
+from ashnets.cli.common import Device, RunFolder, check_samples, done, refuse_keys
 from ashnets.config import PRESETS
 from hw.errors import UserError
 from train.config import (
@@ -72,6 +72,8 @@ def train(
         return _resume(run, device, workers, json)
     if config is not None:
         _refuse("--config", f"the settings in {config}", chosen)
+    if data is not None:
+        _refuse("--data", "the data", {"--train.dataset": train.dataset != pretrain_recipe().dataset})
     made = RunConfig(model=PRESETS[preset or "tiny"](), train=train) if config is None else _float_config(config)
     made = replace(made, train=on_folder(made.train, data))
     opened = _made(run, lambda: new_run(run, made))
@@ -117,6 +119,10 @@ def finetune(
         _refuse("--config", f"the settings in {config}", {"--train": train != finetune_recipe()})
         given = _float_config(config)
         model, train = given.model, given.train
+    else:
+        plain = finetune_recipe()
+        _refuse("SOURCE", "the tokenizer", {"--train.tokenizer-data": train.tokenizer_data != plain.tokenizer_data})
+        _refuse("--data", "the data", {"--train.dataset": data is not None and train.dataset != plain.dataset})
     if task is not None:
         train = for_task(train, task)
     train = on_folder(train, data)
@@ -197,6 +203,7 @@ def tune(
     from train.run import open_run
     from train.stages import tuned_run
 
+    refuse_keys(keys, chip)
     start = open_run(source)
     made = _made(run, lambda: tuned_run(start, run, chip, steps))
     next_step = f"ashnets evaluate {run} --backend {chip}"

@@ -1,14 +1,15 @@
 """Simulate from file to file: a program or a `.net`, spikes in, spikes out. Needs numpy and h5py alone."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from hw.artifact import open_artifact, staged_file
+from hw.artifact import check_place, open_artifact, staged_file
 from hw.errors import UserError
 from hw.loihi import MESSAGE_BITS_MAX
 from hw.netx_reader import examine_net, first_input, read_net
@@ -125,18 +126,24 @@ def simulate_file(
     """Run `spikes` through `program`, from layer `first` on, and write the last layer's to `out`, shaped as the input
     is; with `layers`, every layer's spikes, u and v to `<out>.layers.npz` under `<layer>.s`, `.u` and `.v`. Returns
     each layer's firing rate."""
+    traces = out.with_name(f"{out.stem}.layers.npz")
+    for path in (out, *([traces] if layers else [])):
+        check_place(path, "out.npy")
     job = load_job(program, load_numbers(spikes), spikes, first)
     result = open_backend(backend, job.program, keys).run(job.spikes, layers=True, states=layers)
 
     def as_given(array: np.ndarray) -> np.ndarray:
         return array.swapaxes(0, 1) if job.batch else array[:, 0]
 
-    with staged_file(out) as temporary, open(temporary, "wb") as file:
-        np.save(file, as_given(result.output))
-    if layers:
-        with staged_file(out.with_name(f"{out.stem}.layers.npz")) as temporary, open(temporary, "wb") as file:
-            traces: dict[str, Any] = {key: as_given(value) for key, value in _traces(result).items()}
-            np.savez_compressed(file, **traces)
+    with ExitStack() as both:  # in place together, or neither
+
+        def opened(path: Path) -> IO[bytes]:
+            return both.enter_context(open(both.enter_context(staged_file(path)), "wb"))
+
+        np.save(opened(out), as_given(result.output))
+        if layers:
+            kept: dict[str, Any] = {key: as_given(value) for key, value in _traces(result).items()}
+            np.savez_compressed(opened(traces), **kept)
     return {name: float(s.mean()) for name, s in result.layers.items()}
 
 

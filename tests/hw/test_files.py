@@ -212,3 +212,11 @@ def test_numbers_of_the_other_byte_order_are_read_in_this_machines(tmp_path):
     found = load_numbers(tmp_path / "in.npy")
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, values)
+
+
+def test_spikes_and_layers_are_written_both_or_neither(path, tmp_path, capsys):
+    (tmp_path / "out.layers.npz").mkdir()
+    assert simulate(path, tmp_path, spikes(7, 2, 6, 6), "--layers") == 2
+    assert "out.layers.npz: is a folder; give the path of a file" in capsys.readouterr().err
+    assert not (tmp_path / "out.npy").exists()
+    assert simulate(path, tmp_path, spikes(7, 2, 6, 6)) == 0

@@ -141,6 +141,7 @@ def test_what_a_quantizer_may_be_called(spec, expected):
         ("int8:best", "quantizer 'int8:best' is not known"),
         ("", "quantizer '' is not known"),
         ("conv1=int8", "says nothing of layer 'dense1'; add dense1=NAME or \\*=NAME"),
+        ("conv1=int4,*=int8,conv1=int8", "says twice what a layer's is"),
         ("conv9=int8,*=int4", "there is no layer 'conv9'; the layers are conv1, dense1, dense2"),
     ],
 )

@@ -206,7 +206,7 @@ def test_what_is_missing_is_said_in_one_line(capsys, net, tmp_path):
     assert "there is no such file or folder" in refused(capsys, "--chip", tmp_path / "none.net")
     assert "--samples is 0" in refused(capsys, "--chip", net, "--input", tmp_path / "in.npy", "--samples", 0)
     assert "is a folder" in refused(capsys, "--chip", net, "--input", tmp_path / "in.npy", "--out", tmp_path)
-    assert "go with --chip" in refused(capsys, net, "--input", tmp_path / "in.npy")
+    assert "--input says nothing to a report without --chip" in refused(capsys, net, "--input", tmp_path / "in.npy")
 
 
 def test_a_quantized_run_is_measured_on_its_own_test_samples(capsys, few_records, tmp_path):

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from train.report.page import check_place, page, save
+from hw.artifact import check_place
+from train.report.page import page, save
 from train.report.story import Story
 
 __all__ = ["Story", "write_report"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hw.artifact import read_json
+from hw.artifact import check_place, read_json
 from hw.chips import RESOURCES, Chip
 from hw.energy import NO_LOIHI2
 from hw.errors import UserError
@@ -15,7 +15,7 @@ from hw.resources import Misfit
 from hw.simulate.files import Job, load_job, load_numbers
 from train.report.chip_page import chip_page
 from train.report.chip_story import ChipStory, cores_of, si, span, tell
-from train.report.page import check_place, save
+from train.report.page import save
 from train.report.terminal import aligned
 
 

@@ -5,7 +5,6 @@ from importlib import resources
 from pathlib import Path
 
 from hw.artifact import staged_file
-from hw.errors import UserError
 from train.report import examples, sections, training
 from train.report.headline import headline
 from train.report.markup import Markup, el
@@ -53,12 +52,6 @@ def document(title: str, header: Markup, parts: Sequence[Section]) -> str:
     contents = el("nav", links, aria_label="Sections") if parts else None
     body = el("body", header, contents, el("main", [part.draw() for part in parts]))
     return "<!doctype html>\n" + el("html", head, body, lang="en") + "\n"
-
-
-def check_place(path: Path, example: str) -> None:
-    """`UserError` where a page cannot go; asked before the work, not after it. example: a name for the file."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give the path of a file, for example {path / example}")
 
 
 def save(text: str, path: Path) -> None:
