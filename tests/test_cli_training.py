@@ -165,3 +165,11 @@ def test_the_model_hides_words_by_the_tokenizer_that_it_has(tmp_path, few_record
     text = replace(config.model.text, special=(0, 101, 102, 103))
     run = new_run(tmp_path / "run", replace(config, model=replace(config.model, text=text)))
     assert run.config.model.text.special == (0, 1, 2, 3) == run.codec.special
+
+
+def test_a_task_that_is_judged_by_answers_has_to_learn_them(few_records, tmp_path, capsys):
+    line = refused(
+        capsys, "train", tmp_path / "a", "--train.task", "vqa", "--train.dataset", "few_vqa", "--train.batch", "8"
+    )
+    assert "task 'vqa' is judged by answers, and no objective of itc, scl, stua teaches any" in line
+    assert not (tmp_path / "a").exists()

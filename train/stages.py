@@ -93,10 +93,17 @@ def new_run(folder: Path, config: RunConfig, codec: TextCodec | None = None) -> 
     text = replace(config.model.text, special=codec.special)
     config = replace(config, model=replace(config.model, fusion=fusion, text=text))
     texts_count = sum(len(data.texts(i)) for i in range(len(data)))
-    summary = {"name": data.name, "images": len(data), "texts": texts_count, "fingerprint": data.fingerprint}
+    summary = {"name": data.name, "images": len(data), "texts": texts_count}
+    summary |= {"fingerprint": data.fingerprint, "fingerprint_val": splits["val"].fingerprint}
     answered = (splits.get(s) or load(config.train.dataset, s, size) for s in config.train.answers_from)
     answers = answer_vocabulary(*answered, least=config.train.answers_least)
-    if not answers and any(OBJECTIVES[o].needs_answers for o in config.train.objectives if o in OBJECTIVES):
+    asking = [o for o in config.train.objectives if o in OBJECTIVES and OBJECTIVES[o].needs_answers]
+    if config.train.task != "retrieval" and not asking:
+        raise UserError(
+            f"task '{config.train.task}' is judged by answers, and no objective of "
+            f"{', '.join(config.train.objectives)} teaches any; give --train.objectives vqa 1.0"
+        )
+    if not answers and asking:
         raise UserError(
             f"{data.name}: holds no answers that are given {config.train.answers_least} times, and task "
             f"'{config.train.task}' learns from answers; choose another task or other data"
@@ -133,17 +140,18 @@ def train_run(
 ) -> Run:
     """Train a run to its end, from its newest checkpoint or, before the first, from the best weights of `init`.
     workers: processes that make batches ahead; None as `workers_for` the device. keys: for a chip on another host."""
-    data = load_split(run, "train")
-    if data.fingerprint != run.data["fingerprint"]:
-        raise UserError(
-            f"{run.folder}: data set '{data.name}' is not the one that the run started with; "
-            "put its records and pictures back as they were (where a package holds them, install the version of "
-            "requirements.lock), or start a new run"
-        )
+    data, val = load_split(run, "train"), load_split(run, "val")
+    for part, known in ((data, run.data["fingerprint"]), (val, run.data.get("fingerprint_val", val.fingerprint))):
+        if part.fingerprint != known:
+            raise UserError(
+                f"{run.folder}: data set '{data.name}', split {part.split}, is not the one that the run started with; "
+                "put its records and pictures back as they were (where a package holds them, install the version of "
+                "requirements.lock), or start a new run"
+            )
     workers = workers_for(device) if workers is None else workers
     if workers < 0:
         raise UserError(f"--workers is {workers}; give the number of processes that make batches, 0 for none")
-    trainer = Trainer(run, data, load_split(run, "val"), device, workers, keys)
+    trainer = Trainer(run, data, val, device, workers, keys)
     if newest_checkpoint(run.folder) is None:
         if init is not None:
             trainer.load_weights(starting_weights(run, init))

@@ -90,11 +90,13 @@ def test_a_run_goes_on_once_a_broken_picture_is_mended_and_not_with_other_record
     broken = open_run(tmp_path / "broken")
     path.write_bytes(encoded(1))
     assert same(train_run(broken, CPU).folder, run.folder)
-    rows = json.loads((tmp_path / "dataset_coco.json").read_text())
-    rows["images"][0]["sentences"][0]["raw"] = "another"
-    (tmp_path / "dataset_coco.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match="is not the one that the run started with; put its records and pictures back"):
-        train_run(broken, CPU)
+    plain = (tmp_path / "dataset_coco.json").read_text()
+    for split in ("train", "val"):
+        rows = json.loads(plain)
+        next(row for row in rows["images"] if row["split"] == split)["sentences"][0]["raw"] = "another"
+        (tmp_path / "dataset_coco.json").write_text(json.dumps(rows))
+        with pytest.raises(UserError, match=f"split {split}, is not the one that the run started with; put its recor"):
+            train_run(broken, CPU)
 
 
 def test_captions_have_no_answers_to_learn(tmp_path):
