@@ -12,7 +12,7 @@ from hw.errors import UserError
 from tests.train.official import MAKERS, dump, picture
 from train.data import collate, load
 from train.data.check import check_folder
-from train.data.formats import FORMATS, detect, open_folder
+from train.data.formats import FORMATS, NoSplitError, detect, open_folder
 from train.metrics.retrieval import Similarities, rank
 from train.metrics.vqa import soft_scores
 
@@ -159,6 +159,8 @@ WRONG = [
      r"image 2: split is 'trian'"),
     ("karpathy", lambda r: rewrite(r / "dataset_coco.json", lambda v: v["images"][4].update(cocoid=500)),
      r"image 5: image '500' was there before"),
+    ("karpathy", lambda r: rewrite(r / "dataset_coco.json", lambda v: v["images"][0].update(sentences=[])),
+     r"image 1: 'sentences' is empty; leave the image out"),
     ("flickr30k", lambda r: (r / "train.txt").unlink(), r"tells no splits, and beside it there is not one train.txt"),
     ("flickr30k", lambda r: (r / "train.txt").write_text("1000\n77\n"),
      r"train.txt: list, image 1: '77' has no captions"),
@@ -319,6 +321,32 @@ def test_a_folder_of_two_formats_must_be_told_which(tmp_path):
     with pytest.raises(UserError, match=rf"holds coco and vqa; say which, for example coco:{tmp_path}"):
         load(str(tmp_path), "train", 8)
     assert len(load(f"vqa:{tmp_path}", "train", 8)) == 3
+
+
+@pytest.mark.parametrize("name", ["", "table:", ","])
+def test_an_empty_name_is_not_the_folder_that_one_stands_in(name, tmp_path, monkeypatch):
+    MAKERS["table"](tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="' names no data; give a data set at hand, FOLDER or FORMAT:FOLDER"):
+        load(name, "train", 8)
+    assert len(load(".", "train", 8)) == len(load("table:.", "train", 8)) > 0
+
+
+def test_blank_lines_of_a_table_are_passed_over(tmp_path):
+    MAKERS["table"](tmp_path)
+    whole = all_texts(load(str(tmp_path), "train", 8))
+    path = tmp_path / "captions.csv"
+    path.write_text("\n" + "\n\n".join(path.read_text("utf-8-sig").splitlines()) + "\n\n")
+    assert all_texts(load(str(tmp_path), "train", 8)) == whole
+
+
+def test_a_table_of_all_is_not_looked_at_beside_tables_of_splits(tmp_path):
+    picture(tmp_path / "1.png", 1)
+    (tmp_path / "train.csv").write_text("image,caption\n1.png,a ball\n")
+    (tmp_path / "data.csv").write_text("what,ever\n1,2\n")
+    assert [report.split for report in check_folder("table", tmp_path)] == ["train"]
+    with pytest.raises(NoSplitError, match="has no split 'test' in the format table; it has train"):
+        load(str(tmp_path), "test", 8)
 
 
 def test_an_unknown_folder_is_refused_with_what_is_known(tmp_path):

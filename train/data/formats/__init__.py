@@ -54,6 +54,8 @@ FORMATS: dict[str, Format] = {
 def place(name: str) -> tuple[str, Path] | None:
     """(format, folder) of a data set's name FOLDER or FORMAT:FOLDER; None for the name of one at hand."""
     kind, colon, folder = name.partition(":")
+    if not name or (colon and not folder):
+        raise UserError(f"'{name}' names no data; give a data set at hand, FOLDER or FORMAT:FOLDER, a dot for this one")
     if colon and kind in FORMATS:
         return kind, _folder(Path(folder))
     if "/" in name or name in (".", "..") or Path(name).is_dir():

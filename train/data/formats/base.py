@@ -230,7 +230,7 @@ def json_line(line: str) -> Any:
 
 
 def table_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The header and the rows of a .csv or .tsv file, each with the number of its (last) line."""
+    """The header and the rows of a .csv or .tsv file but the blank ones, each with the number of its (last) line."""
     reader = csv.reader(lines_with_ends(path), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     header = _next_row(path, reader)
     if header is None:
@@ -245,7 +245,7 @@ def table_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
 
 def _next_row(path: Path, reader: Any) -> list[str] | None:
     try:
-        return next(reader, None)
+        return next(filter(None, reader), None)
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num}: {error}; quote fields that hold commas or quotes") from error
 

@@ -72,7 +72,10 @@ def read_karpathy(root: Path, split: str) -> Found:
         if image in found.records:
             raise RecordError(f"image '{image}' was there before", "duplicate")
         picture = pictures.find(f"{row.get('filepath', '')}/{string(row, 'filename')}")
-        for sentence in value(row, "sentences", list):
+        sentences = value(row, "sentences", list)
+        if not sentences:
+            raise RecordError("'sentences' is empty; leave the image out, or put its captions there", "missing")
+        for sentence in sentences:
             found.add(image, (picture,), Text(text=string(sentence, "raw"), name=name_of(sentence, "sentid")), where)
 
     for path in karpathy_files(root, split):

@@ -12,11 +12,12 @@ TABLES = ("captions", "questions", "data")
 
 
 def table_files(root: Path, split: str) -> list[Path]:
-    """SPLIT.csv, else one table of all splits."""
-    for names in ((split,), TABLES):
-        if found := only((p for n in names for e in (".csv", ".tsv") if (p := root / (n + e)).is_file()), "table"):
-            return found
-    return []
+    """SPLIT.csv, or one table of all splits where there is none of any."""
+
+    def those(*names: str) -> list[Path]:
+        return [path for name in names for end in (".csv", ".tsv") if (path := root / (name + end)).is_file()]
+
+    return only(those(split) if those(*SPLITS) else those(*TABLES), "table")
 
 
 def read_table(root: Path, split: str) -> Found:
