@@ -173,6 +173,15 @@ def classes(root: Path) -> None:
                 picture(root / split / name / f"{n}.png", k + n)
 
 
+NOTES, QUESTIONS = "v2_mscoco_train2014_annotations.json", "v2_OpenEnded_mscoco_train2014_questions.json"
+
+
+def rewrite(path: Path, change) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    dump(path, value)
+
+
 MAKERS = {
     "coco": coco,
     "karpathy": karpathy,
