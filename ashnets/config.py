@@ -86,7 +86,8 @@ class LossConfig:
     temperature: float = 0.1
     temperature_least: float = 0.1
     """Contrastive losses learn their temperature from this start on, between this and 0.5; where it starts at the least
-    it stays there. A lower one learns small data by heart."""
+    it stays there. A lower one learns small data by heart. A run that starts from another goes on from what that one
+    has learned."""
     soft: float = 0.5
     """itc, itc_queue: share of soft targets."""
     queue: int = 4096

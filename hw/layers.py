@@ -1,9 +1,10 @@
 """The layers of a `SpikingProgram`: synapses in front of CUBA-LIF neurons, as integers. Their arithmetic is told in
 `hw.program`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import prod
-from typing import Any
+from operator import index
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
@@ -21,6 +22,19 @@ def _int_array(value: object, what: str) -> np.ndarray:
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise UserError(f"{what} holds {array.max()}, beyond the 63 bits of a program's integers; mend or quantize it")
     return np.array(array, dtype=np.int64, order="C")
+
+
+def settle_integers(item: Any, what: str) -> None:
+    """Make the int fields of a frozen dataclass Python's own, those in its tuples too; numpy's are no JSON."""
+    for key in fields(item):
+        value = getattr(item, key.name)
+        try:
+            if key.type is int:
+                object.__setattr__(item, key.name, index(value))
+            elif get_origin(key.type) is tuple and int in get_args(key.type):
+                object.__setattr__(item, key.name, tuple(map(index, value)))
+        except TypeError as error:
+            raise UserError(f"{what}{key.name} is {value!r}, a program holds integers only") from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +60,7 @@ class Synaptic:
     scale_exp: int = 0
 
     def __post_init__(self) -> None:
+        settle_integers(self, f"layer '{self.name}': ")
         for key in ("weight_int", "decay_u_int", "decay_v_int", "v_th_mant", "bias_mant"):
             object.__setattr__(self, key, _int_array(getattr(self, key), f"layer '{self.name}': {key}"))
         if self.bias_mant.size == 0:

@@ -16,7 +16,7 @@ with all states zero at its start, in every layer.
 from dataclasses import dataclass, replace
 
 from hw.errors import UserError
-from hw.layers import Conv, Dense, Flatten, Input, Layer, Recurrent, Shape
+from hw.layers import Conv, Dense, Flatten, Input, Layer, Recurrent, Shape, settle_integers
 
 __all__ = ["Conv", "Dense", "Flatten", "Input", "Layer", "Recurrent", "Shape", "SpikingProgram"]
 
@@ -32,6 +32,7 @@ class SpikingProgram:
     input_bits: int = 0
 
     def __post_init__(self) -> None:
+        settle_integers(self, "")
         if self.steps < 1 or not self.synaptic or min(self.input_shape, default=0) < 1:
             raise UserError(
                 f"a program needs steps >= 1, a positive input shape and at least one Dense or Conv layer; "

@@ -77,7 +77,7 @@ def test_finetuning_starts_from_one_run_and_its_texts(source, tmp_path, capsys):
     for name, value in (("vocabulary", 270), ("length", 8), ("length", 99), ("lexicon", 9)):
         changed = replace(source.config, model=replace(model, text=replace(model.text, **{name: value})))
         line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--config", recipe(tmp_path, changed))
-        assert f"text.{name} is {value}, and the run it starts from has" in line
+        assert f"model.text.{name} is {value}, and the tokenizer that the run starts with has" in line
     assert not (tmp_path / "b").exists()
 
 

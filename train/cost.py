@@ -46,12 +46,13 @@ class Cost:
         }
 
 
-def cost(config: RunConfig, images: int = 2) -> Cost:
-    """Count one training step of `images` random images. The large model takes some 10 GiB and a minute for it."""
+def cost(config: RunConfig, images: int = 2, answers: int = 2) -> Cost:
+    """Count one training step of `images` random images, and of so many answers where any are learned. The large model
+    takes some 10 GiB and a minute for it."""
     torch.manual_seed(0)
     answered = any(OBJECTIVES[name].needs_answers for name in config.train.objectives)
-    bundle = Bundle(config, answers=2 if answered else 0).train()
-    inputs = random_inputs(config.model, images, config.train.texts_per_image)
+    bundle = Bundle(config, answers=answers if answered else 0).train()
+    inputs = random_inputs(config.model, images, config.train.texts_per_image, answers)
     with FlopCounterMode(display=False) as counter:
         bundle(inputs)[0].backward()
     held = sum(p.numel() * p.element_size() for p in bundle.parameters() if not p.requires_grad)
@@ -65,8 +66,8 @@ def cost(config: RunConfig, images: int = 2) -> Cost:
     )
 
 
-def random_inputs(model: ModelConfig, images: int, texts: int = 1) -> Inputs:
-    """Random images, each with so many texts of full length."""
+def random_inputs(model: ModelConfig, images: int, texts: int = 1, answers: int = 2) -> Inputs:
+    """Random images, each with so many texts of full length, which ask for one of so many answers."""
     size, length, many = model.concrete.image_size, model.text.length, model.fusion.images
     ids = torch.randint(4, model.text.vocabulary, (images * texts, length))
     bags = torch.randint(0, model.text.lexicon + 1, (images * texts, 20))
@@ -77,5 +78,5 @@ def random_inputs(model: ModelConfig, images: int, texts: int = 1) -> Inputs:
         text_image=torch.arange(images).repeat_interleave(texts),
         image_ids=torch.arange(images),
         answers=torch.zeros(images * texts, dtype=torch.int64),
-        scores=torch.zeros(images * texts, 2),
+        scores=torch.zeros(images * texts, answers),
     )

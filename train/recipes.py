@@ -88,6 +88,7 @@ def base_tuned(task: Task, data: str) -> RunConfig:
         init_image="",
         init_text="",
         flip=task != "nlvr2",
+        again=256,  # of COCO; other tasks rank nothing
         **answers,
     )
     fusion = replace(model.fusion, images=2 if task == "nlvr2" else 1)
@@ -101,6 +102,8 @@ TUNED: dict[str, Callable[[], RunConfig]] = {
     "base-snli_ve": lambda: base_tuned("snli_ve", "snli_ve:data/snli_ve"),
 }
 """Those that start from a pre-trained run."""
+ANSWERS = {"base-vqa": 3129, "base-nlvr2": 2, "base-snli_ve": 3}
+"""How many answers their data has, those of VQA v2 that are given nine times."""
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "tiny": tiny_recipe,
     "small": small_recipe,

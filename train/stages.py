@@ -119,7 +119,7 @@ def check_judge(data: ImageTextData, task: Task, judged: str) -> None:
 
 
 def check_codec(codec: TextCodec, text: TextConfig) -> None:
-    """`UserError` where a model's text encoder was made for other texts than a codec, that of another run, gives."""
+    """`UserError` where a text encoder was made for other texts than a codec, another run's or BERT's, gives."""
     made = {
         "vocabulary": (codec.tokenizer.get_vocab_size(), text.vocabulary),
         "length": ((codec.tokenizer.truncation or {}).get("max_length", text.length), text.length),
@@ -127,7 +127,9 @@ def check_codec(codec: TextCodec, text: TextConfig) -> None:
     }
     for name, (given, taken) in made.items():
         if given > taken or (name == "length" and given != taken):
-            raise UserError(f"text.{name} is {taken}, and the run it starts from has {given}; leave it as it is there")
+            raise UserError(
+                f"model.text.{name} is {taken}, and the tokenizer that the run starts with has {given}; give that"
+            )
 
 
 def train_run(

@@ -27,7 +27,7 @@ def recipe(
     """
     from hw.artifact import write_json
     from train.config import to_dict
-    from train.recipes import RECIPES, TUNED
+    from train.recipes import ANSWERS, RECIPES, TUNED
 
     config = RECIPES[name]()
     if out is None and not cost:
@@ -36,7 +36,7 @@ def recipe(
     if cost:
         from train.cost import cost as count
 
-        values |= count(config).summary()
+        values |= count(config, answers=ANSWERS.get(name, 2)).summary()
         for key, value in values.items():
             print(
                 f"{key.replace('_', ' '):>22}  {value:,}" if isinstance(value, int | float) else f"{key:>22}  {value}"

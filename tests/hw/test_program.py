@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from hw import Conv, Dense, Flatten, SpikingProgram, UserError
 from hw.artifact import MANIFEST, sha256
+from hw.exchange.formats import difference
 from hw.loihi import V_TH_MANT_MAX
 from hw.program_file import load_program, save_program
 from hw.validate import problems, validate
@@ -164,6 +165,18 @@ def test_low_zeros_that_all_weights_share_take_no_bits() -> None:
 
 def test_a_saved_program_loads_as_it_was(saved: Path) -> None:
     assert_equal(load_program(saved), make_program())
+
+
+def test_numpys_integers_are_saved_as_ours_and_other_numbers_are_refused(tmp_path: Path) -> None:
+    program = make_program()
+    conv = replace(program.layers[0], stride=tuple(np.array([1, 2])), groups=np.uint8(program.layers[0].groups))
+    layers = (conv, *program.layers[1:])
+    made = replace(program, steps=np.int64(3), input_shape=tuple(np.array(program.input_shape)), layers=layers)
+    assert difference(load_program(save_program(made, tmp_path / "p")), replace(program, steps=3)) is None
+    with pytest.raises(UserError, match=r"steps is 3\.5, a program holds integers only"):
+        replace(program, steps=3.5)
+    with pytest.raises(UserError, match="layer 'conv1': stride is 2, a program holds integers only"):
+        replace(program.layers[0], stride=2)
 
 
 def test_an_existing_folder_is_not_overwritten(saved: Path) -> None:

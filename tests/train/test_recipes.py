@@ -13,7 +13,7 @@ from tests.conftest import MICRO, micro_config
 from train.config import read_config, to_dict
 from train.cost import cost, random_inputs
 from train.loop import Trainer
-from train.recipes import PAPERS, RECIPES, TUNED, base_tuned
+from train.recipes import ANSWERS, PAPERS, RECIPES, TUNED, base_tuned
 from train.run import Bundle, load_model, open_run
 from train.stages import at_image_size, load_split, new_run, starting_weights, train_run
 
@@ -67,6 +67,13 @@ def test_operations_are_counted_by_hand_for_a_small_model():
     assert texts == 2
     assert texts * linear <= more.flops - one.flops <= texts * (linear + 2 * attention)
     assert more.state_bytes - one.state_bytes == 16 * (more.parameters["text"] - one.parameters["text"])
+
+
+def test_answers_are_a_part_of_the_cost():
+    config = micro_config()
+    two, many = (cost(config, 2, answers) for answers in (2, 102))
+    assert sum(many.parameters.values()) - sum(two.parameters.values()) == 100 * (2 * MICRO.width + 1)
+    assert ANSWERS.keys() == TUNED.keys() - {"base-retrieval"}
 
 
 @pytest.mark.slow
