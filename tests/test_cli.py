@@ -15,6 +15,7 @@ import torch
 
 from ashnets.cli import COMMANDS, main
 from hw.exchange.formats import FORMATS
+from hw.netx_file import write_net
 from hw.program_file import save_program
 from quantize.verify import RUNTIMES
 from tests.conftest import micro_config
@@ -88,6 +89,14 @@ def test_verify_takes_a_program_and_spikes_too(runs, capsys, tmp_path):
     assert list(rows) == [name for name in RUNTIMES if name not in ("float", "qat")]
     assert rows["nir"]["samples"] == 5
     assert all(row["mismatching_spikes"] == 0 for row in rows.values())
+
+
+def test_programs_without_spikes_and_files_that_are_no_runs_are_told(runs, capsys, tmp_path):
+    program = runs[1].folder / "program"
+    net = write_net(run_program(runs[1]), tmp_path / "a.net")
+    for source in (program, net):
+        assert "a program brings no spikes to run; give --input SPIKES.npy" in refused(capsys, "verify", source)
+    assert "a.net: is a file; export takes a quantized run or a program's folder" in refused(capsys, "export", net)
 
 
 def test_verify_and_export_compare_at_least_one_sample_and_slow_ones_may_be_left_out(runs, capsys, tmp_path):

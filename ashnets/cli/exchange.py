@@ -95,13 +95,24 @@ def run(
     )
 
 
+def _is_program(source: Path) -> bool:
+    """Whether it is a program by itself: a .net file, or a folder that says so."""
+    from hw.artifact import MANIFEST, read_json
+    from hw.program_file import KIND
+
+    if not (source / MANIFEST).is_file():
+        return source.is_file()
+    manifest = read_json(source / MANIFEST)
+    return isinstance(manifest, dict) and manifest.get("kind") == KIND
+
+
 def _program(source: Path) -> Any:
     """The program of a run's folder or of its own."""
-    from hw.artifact import MANIFEST, read_json
-    from hw.program_file import KIND, load_program
+    from hw.program_file import load_program
 
-    manifest = read_json(source / MANIFEST)
-    if isinstance(manifest, dict) and manifest.get("kind") == KIND:
+    if source.is_file():
+        raise UserError(f"{source}: is a file; export takes a quantized run or a program's folder")
+    if _is_program(source):
         return load_program(source)
     from train.run import open_run, run_program
 
@@ -127,6 +138,8 @@ def verify(
     from train.report.terminal import joint_table
 
     check_samples(samples)
+    if input is None and _is_program(source):
+        raise UserError(f"{source}: a program brings no spikes to run; give --input SPIKES.npy, or the run it is of")
     if slow_samples < 0:
         raise UserError(f"--slow-samples is {slow_samples}; give 1 or more, or 0 to leave Lava and QONNX out")
     limits = {name: samples if limit is None else slow_samples for name, limit in RUNTIMES.items()}
