@@ -94,6 +94,8 @@ def test_a_sentence_is_consistent_only_if_it_is_right_over_every_pair():
     found = with_consistency(ids, right, ["True"] * 5, [""] * 5)
     assert found == {"accuracy": 80.0, "consistency": pytest.approx(200 / 3)}
     assert with_consistency(ids, right, [said[0] for said in right], [""] * 5)["consistency"] == 100
+    joined = with_consistency([*ids, *ids], [*right, *right], ["True"] * 5 + [said[0] for said in right], [""] * 10)
+    assert joined == {"accuracy": 90.0, "consistency": pytest.approx(500 / 6)}  # two sets whose ids meet
     assert with_consistency([*ids[:4], "p0.png+p1.png#0"], right, ["True"] * 5, [""] * 5) == {"accuracy": 80.0}
 
 

@@ -34,13 +34,16 @@ def by_votes(ids: Sequence[str], votes: Votes, given: Sequence[str], kinds: Sequ
 
 def with_consistency(ids: Sequence[str], votes: Votes, given: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
     """NLVR2: accuracy, and the share of sentences that are judged right over every one of their pairs (Suhr et al.
-    2019), where every id is SPLIT-SET-PAIR-SENTENCE."""
+    2019), where every id is SPLIT-SET-PAIR-SENTENCE. An id that comes again is of another data set, joined to the
+    first."""
     if any(name.count("-") != 3 for name in ids):
         return exact(votes, given)
-    whole: dict[tuple[str, str, str], bool] = defaultdict(lambda: True)
+    whole: dict[tuple[int, str, str, str], bool] = defaultdict(lambda: True)
+    times = Counter[str]()
     for name, said, found in zip(ids, votes, given, strict=True):
         split, group, _, sentence = name.split("-")
-        whole[split, group, sentence] &= most_common(said) == found
+        whole[times[name], split, group, sentence] &= most_common(said) == found
+        times[name] += 1
     return {**exact(votes, given), "consistency": 100 * sum(whole.values()) / len(whole)}
 
 

@@ -210,7 +210,7 @@ def _ticks(steps: int) -> Markup:
 
 def _spikes(story: ChipStory) -> Section:
     strips = []
-    for name, values in list({"input": story.spikes, **story.result.layers}.items())[: SHOWN_LAYERS + 1]:
+    for name, values in [("input", story.spikes), *story.result.layers.items()][: SHOWN_LAYERS + 1]:
         flat = (values[:SHOWN_STEPS, 0] != 0).reshape(min(len(values), SHOWN_STEPS), -1)
         spiking = f"{count(flat.any(0).sum())} of {count(flat.shape[1])} spike"
         described = f"Layer {name}, first sample: {spiking}, firing rate {100 * flat.mean():.2f} %"
