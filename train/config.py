@@ -188,10 +188,9 @@ def on_folder(train: TrainConfig, folder: str | None) -> TrainConfig:
     """The recipe on data in a folder, if there is one. Its texts teach the tokenizer, unless others were chosen."""
     if folder is None:
         return train
-    chosen = train.tokenizer_data
-    return replace(
-        train, dataset=folder, tokenizer_data=(folder,) if chosen == TrainConfig().tokenizer_data else chosen
-    )
+    texts = train.tokenizer_data
+    own = texts in (TrainConfig().tokenizer_data, (train.dataset,))
+    return replace(train, dataset=folder, tokenizer_data=(folder,) if own else texts)
 
 
 def qat_recipe(train: TrainConfig) -> TrainConfig:

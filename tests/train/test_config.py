@@ -15,12 +15,14 @@ from train.config import (
     finetune_recipe,
     for_task,
     from_dict,
+    on_folder,
     pretrain_recipe,
     qat_recipe,
     to_dict,
 )
 from train.data import DATASETS
 from train.limits import check_numbers
+from train.recipes import RECIPES
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -100,3 +102,11 @@ def test_every_task_has_a_data_set_at_hand_and_objectives_that_it_can_meet(task)
     assert made.dataset in DATASETS
     assert ("vqa" in made.objectives) == (task != "retrieval")
     assert made.lr_concrete == (0.1 if made.dataset in COMPOSED else 1)
+
+
+def test_the_texts_of_a_folder_teach_the_tokenizer_unless_others_were_chosen():
+    small = RECIPES["small"]().train
+    for train in (pretrain_recipe(), small):
+        assert on_folder(train, "coco:mine").tokenizer_data == ("coco:mine",)
+    assert on_folder(replace(small, tokenizer_data=("texts",)), "coco:mine").tokenizer_data == ("texts",)
+    assert on_folder(small, None) is small
