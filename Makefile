@@ -1,5 +1,5 @@
-# make demo   the whole line on real data, about a quarter of an hour on two cores, ends with runs/demo/report.html
-# make test   lint, types and tests, about ten minutes
+# make demo   the whole line on real data, about 25 minutes on two cores, ends with runs/demo/report.html
+# make test   lint, types and tests, about 20 minutes on two cores
 # make bench  layers of neurons beside those of other libraries, a quarter of an hour
 # All set up their own environment in .venv on first use; only Python >= 3.11 with pip is needed.
 
