@@ -48,21 +48,24 @@ class Batches(Dataset[Inputs | UserError]):
                 f"--train.batch is {self.config.batch}, and {of} ranks share it; give at least an image to each"
             )
         self.answer_index = {answer: i for i, answer in enumerate(run.answers)}
-        by_id: dict[str, list[int]] = {}
-        for i in range(len(data)):
-            by_id.setdefault(data.image_id(i), []).append(i)
-        self.groups = list(by_id.values())
-        self.ids = np.arange(len(self.groups))  # of each group
-        if len(self.groups) < self.config.batch:
-            self.ids = np.repeat(self.ids, [len(group) for group in self.groups])
-            self.groups = [[i] for group in self.groups for i in group]
+        # Arrays: millions of small lists would be copied into each process, count by count.
+        numbers: dict[str, int] = {}
+        of_record = np.array([numbers.setdefault(data.image_id(i), len(numbers)) for i in range(len(data))], np.int64)
+        self.records = np.argsort(of_record, kind="stable")  # those of one id side by side
+        sizes = np.bincount(of_record)
+        self.ids = np.arange(len(sizes))  # of each group
+        if len(sizes) < self.config.batch:
+            self.ids, sizes = of_record[self.records], np.ones(len(data), np.int64)
+        self.ends = np.cumsum(sizes)
         self.needs_view = any(OBJECTIVES[name].needs_view for name in self.config.objectives)
 
     def __getitem__(self, step: int) -> Inputs:
         c = self.config
         rng = np.random.default_rng([c.seed, step, 1])  # 1: apart from the permutations of epochs
-        groups = batches(len(self.groups), c.batch, c.seed, step)
-        records, ids = [rng.choice(self.groups[g]) for g in groups], self.ids[groups]
+        groups = batches(len(self.ends), c.batch, c.seed, step)
+        firsts = np.where(groups > 0, self.ends[groups - 1], 0)
+        records = [rng.choice(self.records[a:b]) for a, b in zip(firsts, self.ends[groups], strict=True)]
+        ids = self.ids[groups]
         texts = drawn_texts(self.data, records, rng, c.texts_per_image)
         part = slice(*self.cuts[self.rank : self.rank + 2])
         batch = batch_of(self.data, records[part], texts[part])

@@ -64,7 +64,7 @@ def test_pictures_that_share_an_id_are_never_in_one_batch(tmp_path):
     given = {"dataset": str(tmp_path), "tokenizer_data": (str(tmp_path),), "batch": 3}
     run = new_run(tmp_path / "run", micro_config("retrieval", **given))
     made = Batches(run, load_split(run, "train"))
-    assert [made.data.image_id(i) for of in made.groups for i in of] == [f"mug{k // 2}" for k in range(6)]
+    assert [made.data.image_id(i) for i in made.records] == [f"mug{k // 2}" for k in range(6)]
     assert all(sorted(made[step].image_ids.tolist()) == [0, 1, 2] for step in range(9))
 
 

@@ -68,7 +68,7 @@ def test_a_question_with_a_rare_answer_teaches_nothing_and_is_no_error(tmp_path)
     run = trained("vqa", tmp_path / "often", tmp_path, answers_least=2, objectives={"vqa": 1.0, "vqa_soft": 1.0})
     assert run.answers == ["2", "yes"]
     made = Batches(run, load_split(run, "train"))
-    made.config, made.groups = replace(made.config, batch=1, texts_per_image=2), made.groups[:1]
+    made.config, made.ends = replace(made.config, batch=1, texts_per_image=2), made.ends[:1]
     given = made[0]
     order = given.answers.argsort(descending=True)
     assert given.answers[order].tolist() == [0, -1]
