@@ -66,7 +66,7 @@ bench: setup .peers/.ready
 	$(BIN)/python -m benchmarks.lif
 
 lock: | $(UV)
-	$(UV) pip compile --quiet pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-annotate \
+	$(UV) pip compile --quiet pyproject.toml --group dev --universal --generate-hashes --no-annotate \
 	  --output-file requirements.lock
 
 wheel: | $(UV)

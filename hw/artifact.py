@@ -96,6 +96,13 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def kind_of(folder: Path) -> str | None:
+    """What the manifest of a folder says that it is; None where there is no manifest."""
+    path = folder / MANIFEST
+    told = read_json(path) if path.is_file() else None
+    return told.get("kind") if isinstance(told, dict) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
     """A folder whose files were checked. `meta` is the manifest without its bookkeeping."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ashnets.cli.common import Device, check_samples, done, refuse_beside
+from hw.artifact import check_place
 from hw.errors import UserError
 
 _TAKES = {
@@ -43,7 +44,6 @@ def bench(
     step: where a training step spends its time, by the parts of the model, and the spiking branch's share; steps: to
     profile, by default 5. out: a file for the profiler's view, to open in Perfetto or chrome://tracing.
     """
-    from hw.artifact import check_place
     from hw.program_file import load_program
 
     given = {"program": program, "run": run, "config": config, "samples": samples, "steps": steps, "out": out}
@@ -125,7 +125,6 @@ def _bench_lava(program: Any, samples: int, json: bool) -> int:
 
 
 def _bench_simulate(program: Any, out: Path | None, json: bool) -> int:
-    from hw.artifact import check_place
     from hw.bench import cases, measure
     from hw.bench_growth import growth
     from train.report.bench import write_bench_page

@@ -56,10 +56,10 @@ def check_samples(samples: int | None, option: str = "--samples") -> None:
 
 
 def refuse_beside(what: str, **given: object) -> None:
-    """`UserError` where an option was given that says nothing to `what`; an option is None or False unless given."""
+    """`UserError` where an option was given that says nothing to `what`; one that was not is None."""
     for name, value in given.items():
-        if value is not None and value is not False:
-            raise UserError(f"--{name.replace('_', '-')} says nothing to {what}; leave it out")
+        if value is not None:
+            raise UserError(f"--{name} says nothing to {what}; leave it out")
 
 
 def refuse_keys(keys: Path | None, backend: str) -> None:

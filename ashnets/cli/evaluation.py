@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ashnets.cli.common import Device, RunFolder, done, refuse_keys
+from hw.artifact import check_place
 from hw.errors import UserError
 from train.config import EMBEDDED, Task
 from train.limits import check_numbers
@@ -38,7 +39,6 @@ def evaluate(
     predictions: write the answers to this file, as the task's official evaluation takes them: JSON for VQA, CSV for
     NLVR2, JSON lines for SNLI-VE and retrieval.
     """
-    from hw.artifact import check_place
     from train import ranks
     from train.data import load
     from train.evaluate import evaluate as run_evaluation

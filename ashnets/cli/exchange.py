@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ashnets.cli.common import Device, check_samples, done, refuse_keys
+from hw.artifact import kind_of
 from hw.errors import UserError
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -95,24 +96,13 @@ def run(
     )
 
 
-def _is_program(source: Path) -> bool:
-    """Whether it is a program by itself: a .net file, or a folder that says so."""
-    from hw.artifact import MANIFEST, read_json
-    from hw.program_file import KIND
-
-    if not (source / MANIFEST).is_file():
-        return source.is_file()
-    manifest = read_json(source / MANIFEST)
-    return isinstance(manifest, dict) and manifest.get("kind") == KIND
-
-
 def _program(source: Path) -> Any:
     """The program of a run's folder or of its own."""
-    from hw.program_file import load_program
+    from hw.program_file import KIND, load_program
 
     if source.is_file():
         raise UserError(f"{source}: is a file; export takes a quantized run or a program's folder")
-    if _is_program(source):
+    if kind_of(source) == KIND:
         return load_program(source)
     from train.run import open_run, run_program
 
@@ -134,11 +124,12 @@ def verify(
     RUN may also be a program's folder or a .net file, with --input SPIKES.npy, [T, ...] or [B, T, ...]. samples: images
     for the fast runtimes, by default all. slow_samples: for Lava and QONNX's executor, 0 leaves them out.
     """
+    from hw.program_file import KIND
     from quantize.verify import RUNTIMES
     from train.report.terminal import joint_table
 
     check_samples(samples)
-    if input is None and _is_program(source):
+    if input is None and (source.is_file() or kind_of(source) == KIND):
         raise UserError(f"{source}: a program brings no spikes to run; give --input SPIKES.npy, or the run it is of")
     if slow_samples < 0:
         raise UserError(f"--slow-samples is {slow_samples}; give 1 or more, or 0 to leave Lava and QONNX out")

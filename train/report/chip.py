@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hw.artifact import check_place, read_json
+from hw.artifact import check_place, kind_of
 from hw.chips import RESOURCES, Chip
 from hw.energy import NO_LOIHI2
 from hw.errors import UserError
@@ -26,9 +26,7 @@ def chip_job(source: Path, spikes: Path | None, samples: int) -> Job:
         raise UserError(f"--samples is {samples}; run at least 1 sample")
     if not source.exists():
         raise UserError(f"{source}: there is no such file or folder; give a run, a program's folder or a .net file")
-    manifest = source / "manifest.json"
-    told = read_json(manifest) if manifest.is_file() else None
-    if isinstance(told, dict) and told.get("kind") == "run":
+    if kind_of(source) == "run":
         if spikes is not None:
             raise UserError(f"{source}: a run brings its own test samples; leave --input out")
         return _job_of_run(source, samples)
