@@ -46,6 +46,8 @@ OURS = {"rectangle": "ours", "arctan": "ours, arctan", "fast_sigmoid": "ours, fa
 BYTES = {"rectangle": 16.5, "arctan": 20.0, "fast_sigmoid": 20.0}
 """That a pass forward and backward of ours has to read and write for each element, by surrogate: x, s and both their
 gradients; x once more, or two bits written and read."""
+TURN = 0.2
+"""Seconds that a turn takes at least: a single pass of a small layer would be timed with cold caches."""
 SETTLE = 0.02
 """Seconds between turns, in which the threads of the last one stop to wait for work."""
 
@@ -158,7 +160,7 @@ def layers(ask: Ask, threads: int, steps: Sequence[int], rounds: int) -> dict[st
     }
     for count in steps:
         shape = (count, BATCH, NEURONS)
-        given = {"shape": shape, "threads": threads, "steps": 3}
+        given = {"shape": shape, "threads": threads, "least": TURN}
         turns = {n: partial(ask, rival.environment, "seconds", name=n, **given) for n, rival in RIVALS.items()}
         taken = timed(turns, rounds)
         for name, rival in RIVALS.items():
@@ -173,7 +175,7 @@ def layers(ask: Ask, threads: int, steps: Sequence[int], rounds: int) -> dict[st
 
 def nets(ask: Ask, threads: int, rounds: int) -> dict[str, float]:
     """Ratios of time of a training step, by network."""
-    given = {"shape": PICTURES, "threads": threads, "steps": 3}
+    given = {"shape": PICTURES, "threads": threads, "least": TURN}
     turns = {
         name: partial(
             ask,

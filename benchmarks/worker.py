@@ -40,20 +40,20 @@ def result(name: str, shape: list[int], dtype: str, file: str) -> dict:
     return {}
 
 
-def taken(work: Callable[[], object], times: int) -> list[float]:
-    """Seconds of each time, behind one that fills the caches."""
+def taken(work: Callable[[], object], least: float) -> list[float]:
+    """Seconds of each time, behind one that fills the caches: three times, and on until `least` seconds are over."""
     found = []
-    for _ in range(times + 1):
+    while len(found) < 4 or sum(found[1:]) < least:
         start = perf_counter()
         work()
         found.append(perf_counter() - start)
     return found[1:]
 
 
-def seconds(name: str, shape: list[int], threads: int, steps: int) -> dict:
-    """Median of `steps` passes forward and backward."""
+def seconds(name: str, shape: list[int], threads: int, least: float) -> dict:
+    """Median of passes forward and backward, as many as `taken` makes."""
     torch.set_num_threads(threads)
-    return {"seconds": median(taken(lambda: forward_backward(name, tuple(shape), torch.float32), steps))}
+    return {"seconds": median(taken(lambda: forward_backward(name, tuple(shape), torch.float32), least))}
 
 
 def peak(name: str, shape: list[int]) -> dict:
@@ -100,7 +100,7 @@ def net_of(name: str, channels_last: bool) -> tuple[Net, torch.optim.Optimizer]:
     return net, torch.optim.SGD(net.parameters(), lr=0.01)
 
 
-def net_seconds(name: str, channels_last: bool, shape: list[int], threads: int, steps: int) -> dict:
+def net_seconds(name: str, channels_last: bool, shape: list[int], threads: int, least: float) -> dict:
     """As `seconds`, of a training step of a network with the rival's neurons."""
     torch.set_num_threads(threads)
     net, optimizer = net_of(name, channels_last)
@@ -111,14 +111,14 @@ def net_seconds(name: str, channels_last: bool, shape: list[int], threads: int, 
         optimizer.step()
         optimizer.zero_grad()
 
-    return {"seconds": median(taken(step, steps))}
+    return {"seconds": median(taken(step, least))}
 
 
 def triad(threads: int) -> dict:
     """Bytes a second of a = b + c on arrays that no cache holds: what is read and written, 12 bytes an element."""
     torch.set_num_threads(threads)
     a, b, c = torch.ones(3, 2**24).unbind()
-    return {"bytes_per_second": 12 * len(a) / min(taken(lambda: torch.add(b, c, out=a), 4))}
+    return {"bytes_per_second": 12 * len(a) / min(taken(lambda: torch.add(b, c, out=a), 0))}
 
 
 ANSWERS = {f.__name__: f for f in (result, seconds, peak, net_seconds, triad)}

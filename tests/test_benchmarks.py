@@ -28,7 +28,7 @@ def test_what_differs_is_not_timed_and_what_dies_is_told(tmp_path, monkeypatch):
             with pytest.raises(UserError, match=told):
                 lif.agreement(ask, tmp_path)
         with pytest.raises(UserError, match=r"ours, asked for seconds of .*, ended: KeyError: 'nobody'"):
-            ask("", "seconds", name="nobody", shape=[2, 2, 2], threads=1, steps=1)
+            ask("", "seconds", name="nobody", shape=[2, 2, 2], threads=1, least=0)
 
 
 def test_a_library_that_is_not_there(monkeypatch, tmp_path):

@@ -13,6 +13,11 @@ from ashnets.kernels.layout import Layout, flat, layout_of, states_type
 from ashnets.kernels.threads import on_threads
 
 _compiled: Any = numba_lif  # numba's own type hints do not know its calls
+_NUMBERS: dict[torch.dtype, Callable[[Any], Any]] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.int32: np.int32,
+}
 _PARTS = 32
 """That sums are made of, at most; how many depends on shapes alone, so that sums do not on the number of threads."""
 
@@ -83,5 +88,4 @@ def _run(layout: Layout) -> int:
 def _number(p: Tensor, dtype: torch.dtype) -> Any:
     """What the kernel takes for a parameter: a number or an array. A copy: memory that numpy has seen cannot be given
     back, which FSDP does with parameters that it has put together."""
-    array = p.to(dtype, copy=True).numpy()
-    return np.ascontiguousarray(array) if len(array) > 1 else array[0]
+    return _NUMBERS[dtype](p.item()) if p.numel() == 1 else p.to(dtype, copy=True).contiguous().numpy()

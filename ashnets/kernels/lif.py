@@ -7,6 +7,9 @@ the backward pass these inputs are saved and nothing else; or two bits per eleme
 Where keep_u and its like are int32, x holds whole numbers and the recursion is the chip's, see `hw.simulate.reference`:
 keep_u = 4096 - d_u_int, keep_v = 4096 - d_v_int, and v_th and bias have the unit of the states. Autograd does not
 differentiate that form; `quantize.integer_lif` does, by `lif_backward`.
+
+Where nothing looks at operators, `cuba_lif` calls the kernels without torch's dispatcher, which a pass forward and
+backward waits for as long as for a small layer's work.
 """
 
 import importlib.util
@@ -15,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ashnets.kernels import cpu
 from ashnets.kernels.layout import channels_of, dense, states_type
@@ -37,11 +42,23 @@ def cuba_lif(x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tens
     """Spikes [T, B, C, ...] of x; differentiable. The rectangle of fixed parameters saves bits, not x."""
     fixed = not any(p.requires_grad for p in (keep_u, keep_v, v_th, bias))
     bits = surrogate == "rectangle" and fixed and x.requires_grad and torch.is_grad_enabled()
-    return lif_forward(x, keep_u, keep_v, v_th, bias, surrogate, bits)[0]
+    apply = lif_forward if _watched(x) else _Unwatched.apply
+    return apply(x, keep_u, keep_v, v_th, bias, surrogate, bits)[0]
 
 
-@torch.library.custom_op("ashnets::cuba_lif", mutates_args=())
-def lif_forward(
+def _watched(x: Any) -> bool:
+    """Does something look at operators: a compiler, a trace, a mode, a transform, a subclass of tensors, a profiler?"""
+    return (
+        type(x) is not Tensor
+        or torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or is_in_torch_dispatch_mode()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.profiler._is_profiler_enabled
+    )
+
+
+def _forward(
     x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str, save_bits: bool
 ) -> tuple[Tensor, Tensor]:
     """x [T, B, C, ...] -> spikes of the same shape and type; bits, uint8 [ceil(T / 4), M] or empty. The surrogate
@@ -54,8 +71,7 @@ def lif_forward(
     return s, bits
 
 
-@torch.library.custom_op("ashnets::cuba_lif_backward", mutates_args=())
-def lif_backward(
+def _backward(
     grad_s: Tensor,
     x: Tensor,
     bits: Tensor,
@@ -83,6 +99,10 @@ def lif_backward(
     sums = _sums_of(x, parameters)
     kernels(x.device.type).backward(grad_s, x, grad_x, sums, bits, params, surrogate, whole, unit)
     return grad_x, sums
+
+
+lif_forward = torch.library.custom_op("ashnets::cuba_lif", _forward, mutates_args=())
+lif_backward = torch.library.custom_op("ashnets::cuba_lif_backward", _backward, mutates_args=())
 
 
 @lif_forward.register_fake
@@ -125,9 +145,25 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _gradients(ctx: Any, grad_s: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, bits, *params = ctx.saved_tensors
     wanted = any(ctx.needs_input_grad[1:5])
-    grad_x, sums = lif_backward(grad_s, x, bits, *params, ctx.surrogate, wanted, [], None)
+    backward: Any = lif_backward if _watched(grad_s) else _backward
+    grad_x, sums = backward(grad_s, x, bits, *params, ctx.surrogate, wanted, [], None)
     grads = [row[: p.numel()].to(p.dtype) for row, p in zip(sums, params, strict=True)] if wanted else [None] * 4
     return grad_x, *grads, None, None
 
 
 lif_forward.register_autograd(_gradients, setup_context=_save)
+
+
+class _Unwatched(torch.autograd.Function):
+    """The same without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        return _gradients(ctx, *grads)

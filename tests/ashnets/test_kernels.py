@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ashnets.kernels import lif, numba_lif
 from ashnets.kernels.layout import dense
@@ -231,6 +233,34 @@ def test_torch_knows_the_operator():
         lif.lif_backward,
         (torch.randn(3, 2, 4, 5, 5), x, torch.empty(0, dtype=torch.uint8), *rest, "arctan", True, [], None),
     )
+
+
+def test_whoever_looks_at_operators_sees_it():
+    """Where nobody does, the kernels are called without the dispatcher, and do the same."""
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.add(func.name())
+            return func(*args, **(kwargs or {}))
+
+    def passes():
+        s = lif.cuba_lif(*ours, "arctan")
+        return s, *torch.autograd.grad(s.square().sum(), ours)
+
+    names, ours = set(), arguments()
+    with Seen():
+        seen = passes()
+    assert {"ashnets::cuba_lif", "ashnets::cuba_lif_backward"} <= names
+    assert all(torch.equal(a, b) for a, b in zip(seen, passes(), strict=True))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert isinstance(lif.cuba_lif(mode.from_tensor(ours[0]), *ours[1:], "arctan"), FakeTensor)
+
+
+def test_a_second_gradient_is_refused():
+    ours = arguments()
+    (grad,) = torch.autograd.grad(lif.cuba_lif(*ours, "arctan").square().sum(), ours[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
 
 
 def test_under_autocast_spikes_have_the_type_of_their_inputs():
