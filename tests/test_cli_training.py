@@ -68,6 +68,15 @@ def test_finetuning_keeps_the_data_that_was_named_beside_a_task(source, tmp_path
     assert (made.config.train.task, made.config.train.dataset) == ("nlvr2", "few_pairs")
 
 
+def test_data_of_new_combinations_are_tuned_slowly_unless_a_rate_was_chosen(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.config.COMPOSED", ("few_pairs",))
+    chosen = ["--task", "nlvr2", "--train.dataset", "few_pairs", "--train.batch", "8", "--train.steps", "0"]
+    for said, expected in ([], 0.1), (["--train.lr-concrete", "1"], 1.0):
+        folder = tmp_path / str(expected)
+        assert main(["finetune", str(source.folder), str(folder), *chosen, *said]) == 0
+        assert open_run(folder).config.train.lr_concrete == expected
+
+
 def test_finetuning_starts_from_one_run_and_its_texts(source, tmp_path, capsys):
     line = refused(capsys, "finetune", source.folder, tmp_path / "b", "--train.init-text", "hub:somebody/bert")
     assert "SOURCE takes the first weights, and --train.init-text would change them" in line

@@ -17,7 +17,7 @@ from hw.artifact import write_json
 from hw.errors import UserError
 from train import ranks
 from train.checkpoint import newest_checkpoint
-from train.config import RunConfig, Task, TrainConfig, finetune_recipe, for_dataset, for_task, pretrain_recipe
+from train.config import RunConfig, Task, TrainConfig, finetune_recipe, for_task, for_tuning, pretrain_recipe
 from train.data import load
 from train.evaluate import evaluate
 from train.joints import input_spikes
@@ -164,10 +164,10 @@ def _recipe(task: str, seed: int, steps: int | None) -> TrainConfig:
     kind, _, dataset = task.partition(":")
     train = pretrain_recipe() if kind == "retrieval" else for_task(finetune_recipe(), cast(Task, kind))
     if dataset:
-        train = for_dataset(train, dataset)
+        train = replace(train, dataset=dataset)
     if steps is not None:
         train = replace(train, steps=steps, warmup=min(train.warmup, steps), save_every=steps)
-    return replace(train, seed=seed)
+    return replace(train if kind == "retrieval" else for_tuning(train), seed=seed)
 
 
 def _trained(folder: Path, config: RunConfig, init: Run | None, device: torch.device) -> Run:

@@ -103,7 +103,7 @@ class Trainer:
         self.names: dict[Tensor, str] = {p: name for name, p in self.bundle.named_parameters() if p.requires_grad}
         groups: dict[tuple[float, float, bool], list[Tensor]] = {}
         for p, name in self.names.items():
-            share = self.config.lr_concrete if ".concrete." in name else 1.0
+            share = 1.0 if self.config.lr_concrete is None or ".concrete." not in name else self.config.lr_concrete
             decay = 0.0 if p.ndim < 2 else self.config.weight_decay
             groups.setdefault((share, decay, cut(p)), []).append(p)  # cut ones apart, as AdamW wants them
         kinds = [{"params": ps, "share": share, "weight_decay": decay} for (share, decay, _), ps in groups.items()]

@@ -19,6 +19,7 @@ from train.config import (
     TrainConfig,
     finetune_recipe,
     for_task,
+    for_tuning,
     on_folder,
     pretrain_recipe,
     read_config,
@@ -125,7 +126,7 @@ def finetune(
         _refuse("--data", "the data", {"--train.dataset": data is not None and train.dataset != plain.dataset})
     if task is not None:
         train = for_task(train, task)
-    train = on_folder(train, data)
+    train = for_tuning(on_folder(train, data))
     first = {"--train.init-image": bool(train.init_image), "--train.init-text": bool(train.init_text)}
     _refuse("SOURCE", "the first weights", first)
     if image_size is not None:

@@ -14,6 +14,7 @@ from train.config import (
     TrainConfig,
     finetune_recipe,
     for_task,
+    for_tuning,
     from_dict,
     on_folder,
     pretrain_recipe,
@@ -101,7 +102,8 @@ def test_every_task_has_a_data_set_at_hand_and_objectives_that_it_can_meet(task)
     assert made.task == task
     assert made.dataset in DATASETS
     assert ("vqa" in made.objectives) == (task != "retrieval")
-    assert made.lr_concrete == (0.1 if made.dataset in COMPOSED else 1)
+    assert for_tuning(made).lr_concrete == (0.1 if made.dataset in COMPOSED else 1)
+    assert for_tuning(replace(made, lr_concrete=1.0)).lr_concrete == 1
 
 
 def test_the_texts_of_a_folder_teach_the_tokenizer_unless_others_were_chosen():
