@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ashnets.kernels import numba_lif
-from ashnets.kernels.layout import Layout, flat, layout_of, states_type
+from ashnets.kernels.layout import Layout, flat, laid_as, layout_of, states_type, turned
 from ashnets.kernels.threads import on_threads
 
 _compiled: Any = numba_lif  # numba's own type hints do not know its calls
@@ -48,24 +48,30 @@ def backward(
     whole: Sequence[Tensor],
     unit: Tensor | None,
 ) -> None:
-    """See `ashnets.kernels.lif.lif_backward`; all tensors lie as grad_x does, sums is [4, channels] or empty."""
+    """See `ashnets.kernels.lif.lif_backward`; x and bits lie as grad_x does, sums is [4, channels] or empty."""
     dtype = states_type(grad_x)
     wide, out = x.to(dtype), grad_x if grad_x.dtype == dtype else torch.empty_like(grad_x, dtype=dtype)
     numbers: list[Any] = [_number(p, dtype) for p in params]
+    layout = layout_of(grad_x)
+    other = turned(grad_s, grad_x)
+    grad_s = grad_s if other else laid_as(grad_s, grad_x)
     g_, x_, gx_ = (flat(tensor).numpy() for tensor in (grad_s.to(dtype), wide, out))
     whole_ = tuple(_number(p, torch.int32) for p in whole) or None
     unit_ = gx_.dtype.type(1 if unit is None else unit.item())
-    columns, run = g_.shape[1], _run(layout_of(grad_x))
+    columns, run = g_.shape[1], _run(layout)
+    inner = math.prod(grad_x.shape[3:]) if other else 0
     least = max(columns / _PARTS, 8 * sums.numel() / len(g_))  # or the parts would be more than there is to sum
     each = numba_lif.TILE * max(1, math.ceil(least / numba_lif.TILE))
     parts = np.zeros((-(-columns // each), *sums.shape)) if sums.numel() else None
 
     def job(first: int, last: int) -> None:
         if bits.numel():
-            _compiled.backward_of_bits(g_, bits.numpy(), gx_, *numbers[:2], run, first, last)
+            _compiled.backward_of_bits(g_, inner, layout.channels, bits.numpy(), gx_, *numbers[:2], run, first, last)
             return
         slope = numba_lif.SLOPES[surrogate]
-        _compiled.backward(g_, x_, gx_, *numbers, whole_, unit_, run, slope, first, last, parts, each)
+        _compiled.backward(
+            g_, inner, layout.channels, x_, gx_, *numbers, whole_, unit_, run, slope, first, last, parts, each
+        )
 
     _on_columns(job, columns, each)
     if out is not grad_x:

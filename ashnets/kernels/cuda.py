@@ -8,7 +8,7 @@ import triton
 from torch import Tensor
 
 from ashnets.kernels import triton_lif
-from ashnets.kernels.layout import Layout, layout_of, states_type
+from ashnets.kernels.layout import Layout, laid_as, layout_of, states_type
 from ashnets.kernels.numba_lif import STEPS_PER_BYTE
 
 _jit: Any = triton_lif  # Triton's own type hints do not know its calls
@@ -40,10 +40,11 @@ def backward(
     whole: Sequence[Tensor],
     unit: Tensor | None,
 ) -> None:
-    """See `ashnets.kernels.lif.lif_backward`; all tensors lie as grad_x does, sums is [4, channels] or empty."""
+    """See `ashnets.kernels.lif.lif_backward`; x and bits lie as grad_x does, sums is [4, channels] or empty."""
     sums.zero_()
     if not grad_x.numel():
         return
+    grad_s = laid_as(grad_s, grad_x)
     layout, steps, dtype = layout_of(grad_x), len(grad_x), states_type(grad_x)
     numbers = [p.to(dtype) for p in params]
     if bits.numel():

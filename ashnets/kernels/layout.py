@@ -27,6 +27,16 @@ def flat(x: Tensor) -> Tensor:
     return (x if x.is_contiguous() else x.movedim(2, -1)).view(len(x), -1)
 
 
+def laid_as(g: Tensor, x: Tensor) -> Tensor:
+    """g itself where it lies as x does, which is dense and of its shape; else a copy that does."""
+    return g if g.stride() == x.stride() else torch.empty_like(x, dtype=g.dtype).copy_(g)
+
+
+def turned(g: Tensor, x: Tensor) -> bool:
+    """Do g and x, which is dense, lie channels first and last, or last and first?"""
+    return g.ndim > 3 and dense(g) is g and g.is_contiguous() != x.is_contiguous()
+
+
 def layout_of(x: Tensor) -> Layout:
     """Of a dense x."""
     size, channels = math.prod(x.shape[1:]), channels_of(x)

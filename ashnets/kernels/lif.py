@@ -94,8 +94,6 @@ def _backward(
     _check(x, [*params, *whole])
     x = dense(x)
     grad_x = torch.empty_like(x)
-    if grad_s.stride() != grad_x.stride():
-        grad_s = torch.empty_like(x, dtype=grad_s.dtype).copy_(grad_s)
     sums = _sums_of(x, parameters)
     kernels(x.device.type).backward(grad_s, x, grad_x, sums, bits, params, surrogate, whole, unit)
     return grad_x, sums

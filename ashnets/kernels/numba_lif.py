@@ -217,6 +217,48 @@ def _rows(a, t, own, beyond):
     return a[t, own], a1, a2, a3
 
 
+@numba.njit(nogil=True, error_model="numpy")
+def _turned_row(row, to, start, inner, channels, run):
+    """Columns from `start` of a step whose memory has `row`'s other order of channels and their `inner` elements."""
+    if run == 1:  # columns lie channels last, row channels first
+        for channel in range(channels):
+            pixel = (start - channel + channels - 1) // channels
+            end = (start + len(to) - channel + channels - 1) // channels
+            while pixel < end:
+                outer = pixel // inner
+                count = min((outer + 1) * inner, end) - pixel
+                source, target = (
+                    row[pixel + (outer * (channels - 1) + channel) * inner :],
+                    to[pixel * channels + channel - start :],
+                )
+                for k in range(count):
+                    target[k * channels] = source[k]
+                pixel += count
+        return
+    column = start
+    while column < start + len(to):
+        plane = column // inner
+        count = min((plane + 1) * inner, start + len(to)) - column
+        pixel = plane // channels * inner + column % inner
+        source, target = row[pixel * channels + plane % channels :], to[column - start :]
+        for k in range(count):
+            target[k] = source[k * channels]
+        column += count
+
+
+@_inline
+def _gradient_rows(g, t, start, n, beyond, turned, inner, channels, run):
+    """`_rows` of g; by way of `turned` [4, TILE] where g has the other layout, and `inner` is not 0."""
+    if inner == 0:
+        return _rows(g, t, slice(start, start + n), beyond)
+    for k in range(4):
+        if t + k < g.shape[0]:
+            _turned_row(g[t + k], turned[k, :n], start, inner, channels, run)
+        else:
+            turned[k, :n] = 0
+    return turned[0, :n], turned[1, :n], turned[2, :n], turned[3, :n]
+
+
 # Each pass is a function of its own, not inlined: pointers that come as arguments are told apart by fewer checks at run
 # time, and with too many of them the compiler gives up.
 _pass = numba.njit(nogil=True, error_model="numpy")
@@ -355,12 +397,15 @@ def _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whol
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, first, last, sums, each):
+def backward(
+    g, inner, channels, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, first, last, sums, each
+):
     """Columns first..last of gx, the gradient of x, from g, that of s; all [T, M]. Those of keep_u, keep_v, v_th and
     bias are added to sums [part, 4, channels], a part being `each` columns, if it is not None.
 
     whole: the chip's parameters, int32, whose recursion made s, of which one of u or v is `unit` in the unit of the
     real parameters; or None. Then gx is the gradient of the real neuron's input.
+    inner: 0, or elements of each of the `channels` in a step of g, which then lies the other way round than x and gx.
     Real u[t-1], which keep_u's gradient needs, is not kept: it is v[t-1] - keep_v v[t-2] - b.
     """
     zero, one, real = x.dtype.type(0), x.dtype.type(1), x.dtype
@@ -369,7 +414,7 @@ def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, 
     vs, us = np.empty((fours + 2) * PITCH, real), np.empty(0 if whole is None else (fours + 1) * PITCH, real)
     state = np.empty((2 if sums is None else 6) * PITCH, real)
     scratch, rows = np.empty((4, TILE), real), np.empty((6, TILE), np.int32)
-    nothing, spare = np.zeros((3, TILE), real), np.empty((3, TILE), real)
+    nothing, spare, turned = np.zeros((3, TILE), real), np.empty((3, TILE), real), np.empty((4, TILE), real)
     vs[: 2 * PITCH if whole is None else len(vs)] = zero
     us[:] = zero
     for start in range(first, last, TILE):
@@ -385,7 +430,8 @@ def backward(g, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, 
             _whole_states(x, us, vs, whole, rows, unit, start, run, n)
         state[:] = zero
         for t in range(fours - 4, -1, -4):
-            gs, gxs, v, u = _rows(g, t, own, nothing), _rows(gx, t, own, spare), vs[t * PITCH :], us[t * PITCH :]
+            gs = _gradient_rows(g, t, start, n, nothing, turned, inner, channels, run)
+            gxs, v, u = _rows(gx, t, own, spare), vs[t * PITCH :], us[t * PITCH :]
             had = one if t else zero  # before the first step there is no bias in v
             _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whole, sums)
         if sums is not None:
@@ -421,16 +467,17 @@ def _backward_pass_of_bits(gs, gxs, byte, state, a_u, a_v):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def backward_of_bits(g, bits, gx, keep_u, keep_v, run, first, last):
-    """Columns first..last of gx from g and the bits of `forward`, for the rectangle."""
+def backward_of_bits(g, inner, channels, bits, gx, keep_u, keep_v, run, first, last):
+    """Columns first..last of gx from g, which lies as in `backward`, and the bits of `forward`, for the rectangle."""
     real = g.dtype
     scratch, state = np.empty((2, TILE), real), np.empty(2 * PITCH, real)
-    nothing, spare = np.zeros((3, TILE), real), np.empty((3, TILE), real)
+    nothing, spare, turned = np.zeros((3, TILE), real), np.empty((3, TILE), real), np.empty((4, TILE), real)
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
         own = slice(start, start + n)
         a_u, a_v = _spread(keep_u, scratch[0, :n], start, run), _spread(keep_v, scratch[1, :n], start, run)
         state[:] = 0
         for t in range((g.shape[0] - 1) // 4 * 4, -1, -4):
-            gs, gxs = _rows(g, t, own, nothing), _rows(gx, t, own, spare)
+            gs = _gradient_rows(g, t, start, n, nothing, turned, inner, channels, run)
+            gxs = _rows(gx, t, own, spare)
             _backward_pass_of_bits(gs, gxs, bits[t // 4, own], state, a_u, a_v)

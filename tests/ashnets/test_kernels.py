@@ -87,6 +87,23 @@ def test_any_shape_and_layout(shape, per_channel, layout, dtype):
     compare(x, p, "arctan", rtol, atol)
 
 
+@pytest.mark.parametrize("name", ["rectangle", "arctan"])
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("shape", [(2, 3, 7), *SHAPES[3:], (2, 64, 50, 3)], ids=str)
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_gradient_may_lie_otherwise_than_x(steps, shape, last, name):
+    """As that of a mean over pixels does, or of a flattening."""
+    x, g = torch.randn(2, steps, *shape)
+    layouts = {False: g, True: g.movedim(2, -1).contiguous().movedim(-1, 2), None: torch.stack([g, g], -1)[..., 0]}
+    x = (x.movedim(2, -1).contiguous().movedim(-1, 2) if last else x).requires_grad_()
+    p = LIFParams(*(value.requires_grad_(name == "arctan") for value in params(shape[1], len(shape), True, x.dtype)))
+    leaves = [x, *p] if name == "arctan" else [x]
+    expected, *found = (torch.autograd.grad(cuba_lif(x, p, name), leaves, layouts[k]) for k in (last, not last, None))
+    for grads in found:
+        assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
+    assert expected[0].any() or x.numel() < 10
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 40])
