@@ -52,14 +52,13 @@ def backward(
     dtype = states_type(grad_x)
     wide, out = x.to(dtype), grad_x if grad_x.dtype == dtype else torch.empty_like(grad_x, dtype=dtype)
     numbers: list[Any] = [_number(p, dtype) for p in params]
-    layout = layout_of(grad_x)
-    other = turned(grad_s, grad_x)
-    grad_s = grad_s if other else laid_as(grad_s, grad_x)
+    inner = math.prod(grad_x.shape[3:]) if turned(grad_s, grad_x) else 0
+    grad_s = grad_s if inner else laid_as(grad_s, grad_x)
     g_, x_, gx_ = (flat(tensor).numpy() for tensor in (grad_s.to(dtype), wide, out))
     whole_ = tuple(_number(p, torch.int32) for p in whole) or None
     unit_ = gx_.dtype.type(1 if unit is None else unit.item())
-    columns, run = g_.shape[1], _run(layout)
-    inner = math.prod(grad_x.shape[3:]) if other else 0
+    layout, columns = layout_of(grad_x), g_.shape[1]
+    run = _run(layout)
     least = max(columns / _PARTS, 8 * sums.numel() / len(g_))  # or the parts would be more than there is to sum
     each = numba_lif.TILE * max(1, math.ceil(least / numba_lif.TILE))
     parts = np.zeros((-(-columns // each), *sums.shape)) if sums.numel() else None

@@ -83,6 +83,7 @@ def test_simulators_give_the_same_spikes_u_and_v_at_once_and_in_pieces(case, cut
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @settings(max_examples=1000, deadline=None)
 @given(cases(), st.integers(1, 9))
 def test_simulators_give_the_same_spikes_u_and_v_for_many_programs(case, cut):
@@ -220,6 +221,7 @@ def test_lava_gives_the_same_spikes_u_and_v(case):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @settings(max_examples=64, deadline=None)
 @given(cases(netx=True))
 def test_lava_gives_the_same_spikes_u_and_v_for_many_programs(case):
