@@ -189,9 +189,9 @@ def test_a_crash_inside_a_lava_model_reaches_the_user_with_its_traceback_and_lea
 
 @needs_proc
 def test_a_run_beyond_its_deadline_is_ended_and_leaves_nothing(footprint: Footprint) -> None:
-    backend = LavaBackend(CONV_FLATTEN_DENSE, deadline=Deadline(start=10, step=0, pair=0))
-    with pytest.raises(BackendError, match=r"longer than its deadline of 10\.0 s; pass a larger") as error:
-        backend.run(random_spikes(CONV_FLATTEN_DENSE, 20_000))
+    backend = LavaBackend(CONV_FLATTEN_DENSE, deadline=Deadline(start=25, step=0, pair=0))
+    with pytest.raises(BackendError, match=r"longer than its deadline of 25\.0 s; pass a larger") as error:
+        backend.run(random_spikes(CONV_FLATTEN_DENSE, 60_000))
     told = str(error.value)  # where the process in front and the workers are
     assert "in main" in told
     assert "in run_spk" in told

@@ -133,7 +133,7 @@ def test_tokens_of_a_larger_picture_are_coded_as_those_of_the_smaller(micro):
 
 def test_a_run_is_tuned_by_a_file(tmp_path, few_records):
     start = train_run(new_run(tmp_path / "a", micro_config("retrieval", steps=2)), CPU)
-    config = micro_config("vqa", steps=1, save_every=1)
+    config = micro_config("vqa", steps=1, save_every=1, lr_concrete=0.5)
     write_json(tmp_path / "config.json", to_dict(config))
     assert main(["finetune", str(start.folder), str(tmp_path / "b"), "--config", str(tmp_path / "config.json")]) == 0
     assert open_run(tmp_path / "b").config == config
