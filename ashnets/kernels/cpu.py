@@ -58,19 +58,17 @@ def backward(
     whole_ = tuple(_number(p, torch.int32) for p in whole) or None
     unit_ = gx_.dtype.type(1 if unit is None else unit.item())
     layout, columns = layout_of(grad_x), g_.shape[1]
-    run = _run(layout)
+    run, channels = _run(layout), layout.channels
     least = max(columns / _PARTS, 8 * sums.numel() / len(g_))  # or the parts would be more than there is to sum
     each = numba_lif.TILE * max(1, math.ceil(least / numba_lif.TILE))
     parts = np.zeros((-(-columns // each), *sums.shape)) if sums.numel() else None
 
     def job(first: int, last: int) -> None:
         if bits.numel():
-            _compiled.backward_of_bits(g_, inner, layout.channels, bits.numpy(), gx_, *numbers[:2], run, first, last)
+            _compiled.backward_of_bits(g_, inner, channels, bits.numpy(), gx_, *numbers[:2], run, first, last)
             return
         slope = numba_lif.SLOPES[surrogate]
-        _compiled.backward(
-            g_, inner, layout.channels, x_, gx_, *numbers, whole_, unit_, run, slope, first, last, parts, each
-        )
+        _compiled.backward(g_, inner, channels, x_, gx_, *numbers, whole_, unit_, run, slope, first, last, parts, each)
 
     _on_columns(job, columns, each)
     if out is not grad_x:
@@ -93,4 +91,4 @@ def _run(layout: Layout) -> int:
 def _number(p: Tensor, dtype: torch.dtype) -> Any:
     """What the kernel takes for a parameter: a number or an array. A copy: memory that numpy has seen cannot be given
     back, which FSDP does with parameters that it has put together."""
-    return _NUMBERS[dtype](p.item()) if p.numel() == 1 else p.to(dtype, copy=True).contiguous().numpy()
+    return _NUMBERS[dtype](p.item()) if p.numel() == 1 else p.to(dtype, copy=True).numpy()

@@ -247,13 +247,14 @@ def _turned_row(row, to, start, inner, channels, run):
 
 
 @_inline
-def _gradient_rows(g, t, start, n, beyond, turned, inner, channels, run):
+def _gradient_rows(g, t, own, beyond, turned, inner, channels, run):
     """`_rows` of g; by way of `turned` [4, TILE] where g has the other layout, and `inner` is not 0."""
     if inner == 0:
-        return _rows(g, t, slice(start, start + n), beyond)
+        return _rows(g, t, own, beyond)
+    n = own.stop - own.start
     for k in range(4):
         if t + k < g.shape[0]:
-            _turned_row(g[t + k], turned[k, :n], start, inner, channels, run)
+            _turned_row(g[t + k], turned[k, :n], own.start, inner, channels, run)
         else:
             turned[k, :n] = 0
     return turned[0, :n], turned[1, :n], turned[2, :n], turned[3, :n]
@@ -430,7 +431,7 @@ def backward(
             _whole_states(x, us, vs, whole, rows, unit, start, run, n)
         state[:] = zero
         for t in range(fours - 4, -1, -4):
-            gs = _gradient_rows(g, t, start, n, nothing, turned, inner, channels, run)
+            gs = _gradient_rows(g, t, own, nothing, turned, inner, channels, run)
             gxs, v, u = _rows(gx, t, own, spare), vs[t * PITCH :], us[t * PITCH :]
             had = one if t else zero  # before the first step there is no bias in v
             _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whole, sums)
@@ -478,6 +479,6 @@ def backward_of_bits(g, inner, channels, bits, gx, keep_u, keep_v, run, first, l
         a_u, a_v = _spread(keep_u, scratch[0, :n], start, run), _spread(keep_v, scratch[1, :n], start, run)
         state[:] = 0
         for t in range((g.shape[0] - 1) // 4 * 4, -1, -4):
-            gs = _gradient_rows(g, t, start, n, nothing, turned, inner, channels, run)
+            gs = _gradient_rows(g, t, own, nothing, turned, inner, channels, run)
             gxs = _rows(gx, t, own, spare)
             _backward_pass_of_bits(gs, gxs, bits[t // 4, own], state, a_u, a_v)

@@ -30,6 +30,11 @@ def params(channels: int, rank: int, per_channel: bool, dtype: torch.dtype, deca
     return LIFParams(made(decays[0]), made(decays[1]), made(1.0), bias)
 
 
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """x [T, B, C, ...], whose channels lie side by side."""
+    return x.movedim(2, -1).contiguous().movedim(-1, 2)
+
+
 def run(function, x, weight, p, name):
     """Spikes, and the gradients of x and of every parameter."""
     x, p = x.detach().clone().requires_grad_(), LIFParams(*(value.clone().requires_grad_() for value in p))
@@ -79,7 +84,7 @@ SHAPES = [(1, 1), (3, 5), (2, 3, 7), (2, 3, 5, 9), (3, 70, 31, 33), (1, 3, 1, 1)
 def test_any_shape_and_layout(shape, per_channel, layout, dtype):
     x = torch.randn(4, *shape, dtype=dtype)
     if layout == "channels last":
-        x = x.movedim(2, -1).contiguous().movedim(-1, 2)
+        x = channels_last(x)
     elif layout == "with gaps":
         x = torch.stack([x, x], -1)[..., 0]
     p = params(shape[1], len(shape), per_channel, dtype)
@@ -94,8 +99,8 @@ def test_any_shape_and_layout(shape, per_channel, layout, dtype):
 def test_a_gradient_may_lie_otherwise_than_x(steps, shape, last, name):
     """As that of a mean over pixels does, or of a flattening."""
     x, g = torch.randn(2, steps, *shape)
-    layouts = {False: g, True: g.movedim(2, -1).contiguous().movedim(-1, 2), None: torch.stack([g, g], -1)[..., 0]}
-    x = (x.movedim(2, -1).contiguous().movedim(-1, 2) if last else x).requires_grad_()
+    layouts = {False: g, True: channels_last(g), None: torch.stack([g, g], -1)[..., 0]}
+    x = (channels_last(x) if last else x).requires_grad_()
     p = LIFParams(*(value.requires_grad_(name == "arctan") for value in params(shape[1], len(shape), True, x.dtype)))
     leaves = [x, *p] if name == "arctan" else [x]
     expected, *found = (torch.autograd.grad(cuba_lif(x, p, name), leaves, layouts[k]) for k in (last, not last, None))
@@ -109,7 +114,7 @@ def test_a_gradient_may_lie_otherwise_than_x(steps, shape, last, name):
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 40])
 def test_the_rectangle_of_fixed_parameters_saves_two_bits_and_not_x(steps, per_channel, last):
     x = torch.randn(steps, 2, 6, 3, 5, dtype=torch.float64)
-    x = x.movedim(2, -1).contiguous().movedim(-1, 2) if last else x
+    x = channels_last(x) if last else x
     p, weight, saved = params(6, 4, per_channel, torch.float64), torch.randn(x.shape, dtype=x.dtype), []
     leaves = [x.clone().requires_grad_() for _ in range(2)]
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
