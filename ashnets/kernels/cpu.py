@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ashnets.kernels import numba_lif
 from ashnets.kernels.layout import Layout, flat, laid_as, layout_of, states_type, turned
-from ashnets.kernels.threads import on_threads
+from ashnets.kernels.threads import team
 
 _compiled: Any = numba_lif  # numba's own type hints do not know its calls
 _NUMBERS: dict[torch.dtype, Callable[[Any], Any]] = {
@@ -27,12 +27,7 @@ def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> Non
     wide, out = x.to(states_type(x)), s if s.dtype == states_type(x) else torch.empty_like(s, dtype=states_type(x))
     numbers = [_number(p, p.dtype if p.dtype == torch.int32 else wide.dtype) for p in params]
     x_, s_, bits_ = flat(wide).numpy(), flat(out).numpy(), bits.numpy() if bits.numel() else None
-    run = _run(layout_of(x))
-
-    def job(first: int, last: int) -> None:
-        _compiled.forward(x_, s_, bits_, *numbers, run, first, last)
-
-    _on_columns(job, x_.shape[1], numba_lif.TILE)
+    _on_columns(_compiled.forward, *x_.shape, numba_lif.TILE, x_, s_, bits_, *numbers, _run(layout_of(x)))
     if out is not s:
         s.copy_(out)
 
@@ -60,28 +55,25 @@ def backward(
     layout, columns = layout_of(grad_x), g_.shape[1]
     run, channels = _run(layout), layout.channels
     least = max(columns / _PARTS, 8 * sums.numel() / len(g_))  # or the parts would be more than there is to sum
-    each = numba_lif.TILE * max(1, math.ceil(least / numba_lif.TILE))
-    parts = np.zeros((-(-columns // each), *sums.shape)) if sums.numel() else None
-
-    def job(first: int, last: int) -> None:
-        if bits.numel():
-            _compiled.backward_of_bits(g_, inner, channels, bits.numpy(), gx_, *numbers[:2], run, first, last)
-            return
-        slope = numba_lif.SLOPES[surrogate]
-        _compiled.backward(g_, inner, channels, x_, gx_, *numbers, whole_, unit_, run, slope, first, last, parts, each)
-
-    _on_columns(job, columns, each)
+    part = numba_lif.TILE * max(1, math.ceil(least / numba_lif.TILE))
+    parts = np.zeros((-(-columns // part), *sums.shape)) if sums.numel() else None
+    if bits.numel():
+        given = bits.numpy(), gx_, *numbers[:2], run
+        _on_columns(_compiled.backward_of_bits, *g_.shape, part, g_, inner, channels, *given)
+    else:
+        given = x_, gx_, *numbers, whole_, unit_, run, numba_lif.SLOPES[surrogate], parts, part
+        _on_columns(_compiled.backward, *g_.shape, part, g_, inner, channels, *given)
     if out is not grad_x:
         grad_x.copy_(out)
     if parts is not None:
         sums.copy_(torch.from_numpy(parts.sum(0)))
 
 
-def _on_columns(job: Callable[[int, int], None], columns: int, each: int) -> None:
-    """job(first, last) over all columns, in shares of whole `each`, one to a thread."""
-    threads = torch.get_num_threads()
-    share = each * max(1, -(-columns // (each * threads)))
-    on_threads(lambda k: job(k * share, min((k + 1) * share, columns)), -(-columns // share), threads)
+def _on_columns(work: Callable[..., int], steps: int, columns: int, least: int, *given: Any) -> None:
+    """work over all columns, in a share for each of torch's threads, which is a multiple of `least` columns."""
+    each = least * max(1, -(-columns // (least * torch.get_num_threads())))
+    if work(*team(-(-columns // each)), each, *given):
+        raise MemoryError(f"CUBA-LIF: no memory for the states of {steps} steps; take fewer at once, or fewer threads")
 
 
 def _run(layout: Layout) -> int:

@@ -10,7 +10,8 @@ channels, run being 1 where channels lie side by side and H W where each has its
 
 Multiplications and additions are not contracted and follow the plain loop's order: the spikes are its spikes, each.
 Where the parameters are int32, so are the states: the chip's recursion, as `hw.simulate.reference` has it, to the bit.
-All that is compiled stands in this file, since numba keeps what it made of a file until that file changes.
+All that is compiled stands in this file, since numba keeps what it made of a file until that file changes; but for
+`on_team`, which hands out shares: `each` columns, the last one less.
 """
 
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
+
+from ashnets.kernels.threads import on_team
 
 TILE = 2048
 """Columns. A pass over them takes four steps, so that states are loaded and stored once for all four."""
@@ -285,9 +288,15 @@ def _forward_pass(xs, ss, byte, state, a_u, a_v, ths, bs, zero):
             byte[k] = np.uint8(low | (high << 4))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def forward(x, s, bits, keep_u, keep_v, v_th, bias, run, first, last):
-    """Columns first..last of x -> s, both [T, M], and of bits, uint8 [ceil(T / 4), M], if it is not None."""
+@_pass
+def _share_of(share, each, columns):
+    """The first column of a share, and the one behind its last."""
+    return share * each, min((share + 1) * each, columns)
+
+
+@_pass
+def _forward_share(share, each, x, s, bits, keep_u, keep_v, v_th, bias, run):
+    first, last = _share_of(share, each, x.shape[1])
     steps = x.shape[0]
     scratch, state = _states_array(4, TILE, keep_u), _states_array(2, PITCH, keep_u).ravel()
     nothing, spare = np.zeros((3, TILE), x.dtype), np.empty((3, TILE), s.dtype)
@@ -304,6 +313,13 @@ def forward(x, s, bits, keep_u, keep_v, v_th, bias, run, first, last):
                 _forward_pass(xs, ss, None, state, a_u, a_v, ths, bs, zero)
             else:
                 _forward_pass(xs, ss, bits[t // 4, own], state, a_u, a_v, ths, bs, zero)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def forward(team, threads, each, x, s, bits, keep_u, keep_v, v_th, bias, run):
+    """x -> s, both [T, M], and bits, uint8 [ceil(T / 4), M], if it is not None. Returns how many shares failed."""
+    given = each, x, s, bits, keep_u, keep_v, v_th, bias, run
+    return on_team(team, threads, -(-x.shape[1] // each), _forward_share, given)
 
 
 def _slope(surrogate: Any, g: Any, distance: Any) -> Any:
@@ -397,18 +413,11 @@ def _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whol
             state[R5 + k] += (gv0 + gv1) + (gv2 + gv3)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def backward(
-    g, inner, channels, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, first, last, sums, each
+@_pass
+def _backward_share(
+    share, each, g, inner, channels, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, sums, part
 ):
-    """Columns first..last of gx, the gradient of x, from g, that of s; all [T, M]. Those of keep_u, keep_v, v_th and
-    bias are added to sums [part, 4, channels], a part being `each` columns, if it is not None.
-
-    whole: the chip's parameters, int32, whose recursion made s, of which one of u or v is `unit` in the unit of the
-    real parameters; or None. Then gx is the gradient of the real neuron's input.
-    inner: 0, or elements of each of the `channels` in a step of g, which then lies the other way round than x and gx.
-    Real u[t-1], which keep_u's gradient needs, is not kept: it is v[t-1] - keep_v v[t-2] - b.
-    """
+    first, last = _share_of(share, each, x.shape[1])
     zero, one, real = x.dtype.type(0), x.dtype.type(1), x.dtype
     steps = x.shape[0]
     fours = 4 * ((steps + 3) // 4)
@@ -436,11 +445,28 @@ def backward(
             had = one if t else zero  # before the first step there is no bias in v
             _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whole, sums)
         if sums is not None:
-            to = sums[start // each]
+            to = sums[start // part]
             _collect(to[0], state[2 * PITCH : 2 * PITCH + n], keep_u, start, run)
             _collect(to[1], state[3 * PITCH : 3 * PITCH + n], keep_v, start, run)
             _collect(to[2], state[4 * PITCH : 4 * PITCH + n], v_th, start, run)
             _collect(to[3], state[5 * PITCH : 5 * PITCH + n], bias, start, run)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def backward(
+    team, threads, each, g, inner, channels, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, sums, part
+):
+    """gx, the gradient of x, from g, that of s; all [T, M]. Those of keep_u, keep_v, v_th and bias are added to
+    sums [parts, 4, channels], a part being `part` columns, of which a share has whole ones, if it is not None. Returns
+    how many shares failed.
+
+    whole: the chip's parameters, int32, whose recursion made s, of which one of u or v is `unit` in the unit of the
+    real parameters; or None. Then gx is the gradient of the real neuron's input.
+    inner: 0, or elements of each of the `channels` in a step of g, which then lies the other way round than x and gx.
+    Real u[t-1], which keep_u's gradient needs, is not kept: it is v[t-1] - keep_v v[t-2] - b.
+    """
+    given = each, g, inner, channels, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, sums, part
+    return on_team(team, threads, -(-x.shape[1] // each), _backward_share, given)
 
 
 @_inline
@@ -467,9 +493,9 @@ def _backward_pass_of_bits(gs, gxs, byte, state, a_u, a_v):
         state[k], state[R1 + k] = gu0, gv0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def backward_of_bits(g, inner, channels, bits, gx, keep_u, keep_v, run, first, last):
-    """Columns first..last of gx from g, which lies as in `backward`, and the bits of `forward`, for the rectangle."""
+@_pass
+def _backward_share_of_bits(share, each, g, inner, channels, bits, gx, keep_u, keep_v, run):
+    first, last = _share_of(share, each, gx.shape[1])
     real = g.dtype
     scratch, state = np.empty((2, TILE), real), np.empty(2 * PITCH, real)
     nothing, spare, turned = np.zeros((3, TILE), real), np.empty((3, TILE), real), np.empty((4, TILE), real)
@@ -482,3 +508,11 @@ def backward_of_bits(g, inner, channels, bits, gx, keep_u, keep_v, run, first, l
             gs = _gradient_rows(g, t, own, nothing, turned, inner, channels, run)
             gxs = _rows(gx, t, own, spare)
             _backward_pass_of_bits(gs, gxs, bits[t // 4, own], state, a_u, a_v)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def backward_of_bits(team, threads, each, g, inner, channels, bits, gx, keep_u, keep_v, run):
+    """gx from g, which lies as in `backward`, and the bits of `forward`, for the rectangle. Returns how many shares
+    failed."""
+    given = each, g, inner, channels, bits, gx, keep_u, keep_v, run
+    return on_team(team, threads, -(-gx.shape[1] // each), _backward_share_of_bits, given)

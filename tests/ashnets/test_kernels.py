@@ -2,18 +2,21 @@
 
 import concurrent.futures
 import multiprocessing
-import threading
+import resource
 
+import numba
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import types
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ashnets.kernels import lif, numba_lif
 from ashnets.kernels.layout import dense
-from ashnets.kernels.threads import on_threads
+from ashnets.kernels.threads import on_team, team
 from ashnets.neurons import CubaLIF, LIFParams, cuba_lif, cuba_lif_loop, cuba_lif_torch
 from ashnets.surrogate import SURROGATES
 
@@ -172,42 +175,92 @@ def test_threads_that_train_at_once_do_not_disturb_each_other():
             assert all(torch.equal(a, b) for a, b in zip(future.result()[1], expected, strict=True))
 
 
-def _shares_done() -> list[int]:
-    done = []
-    on_threads(done.append, 4, 2)
-    return sorted(done)
+_this_thread = types.ExternalFunction("pthread_self", types.uint64())
+_pause = types.ExternalFunction("usleep", types.int32(types.uint32))
+
+
+@numba.njit(nogil=True)
+def _count(share, done, by):
+    by[share] = _this_thread()
+    done[share] += 1
+
+
+@numba.njit(nogil=True)
+def _meet(share, done, by):
+    _count(share, done, by)
+    for _ in range(60_000):  # a minute
+        if done.all():
+            return
+        _pause(1000)
+
+
+@numba.njit(nogil=True)
+def _fail(share, done, by):
+    if share % 3 == 0:
+        raise ValueError
+    _count(share, done, by)
+
+
+@numba.njit(nogil=True)
+def _by_team(team, threads, job, done, by):
+    return on_team(team, threads, len(done), job, (done, by))
+
+
+def shares_done(job, shares: int, threads: int = 2) -> tuple[int, list[int], list[int]]:
+    """How many failed, how often each was done, and the threads that did them."""
+    done, by = np.zeros(shares, np.int64), np.zeros(shares, np.uint64)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        return _by_team(*team(shares), job, done, by), done.tolist(), by.tolist()
+    finally:
+        torch.set_num_threads(before)
 
 
 def _put_shares(queue) -> None:
-    queue.put(_shares_done())
+    queue.put(shares_done(_count, 9))
+
+
+@pytest.mark.parametrize(("shares", "threads"), [(1, 2), (2, 1), (9, 2), (9, 20), (0, 2)])
+def test_each_share_is_done_once(shares, threads):
+    assert shares_done(_count, shares, threads)[:2] == (0, [1] * shares)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_does_without_its_parents_threads():
-    assert _shares_done() == [0, 1, 2, 3]
+    shares_done(_count, 9)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_put_shares, args=(queue,))
     child.start()
     try:
-        assert queue.get(timeout=60) == [0, 1, 2, 3]
+        failed, done, by = queue.get(timeout=60)
     finally:
         child.kill()
         child.join()
+    assert (failed, done, len(set(by))) == (0, [1] * 9, 1)
 
 
-def test_shares_run_on_torchs_own_threads_at_once():
-    meeting = threading.Barrier(2, timeout=60)
-    on_threads(lambda _: meeting.wait(), 2, 2)
+def test_shares_run_on_threads_of_their_own_at_once():
+    failed, done, by = shares_done(_meet, 2)
+    assert (failed, done, len(set(by))) == (0, [1, 1], 2)
 
 
-def test_a_share_that_fails_fails_the_call():
-    def fail(share: int) -> None:
-        if share == 3:
-            raise RuntimeError(f"share {share}")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_share_that_fails_is_counted_and_the_others_are_done(threads):
+    assert shares_done(_fail, 7, threads)[:2] == (3, [0, 1, 1, 0, 1, 1, 0])
 
-    with pytest.raises(RuntimeError, match="share 3"):
-        on_threads(fail, 5, 2)
+
+def test_states_that_memory_does_not_hold_fail_the_call():
+    x, p = torch.zeros(2**21, 1, 1), params(1, 2, False, torch.float32)  # whose states take 18 GB
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    s = cuba_lif(x.requires_grad_(), p, "arctan")
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, before[1]))
+        with pytest.raises(MemoryError, match="states of 2097152 steps"):
+            s.sum().backward()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_what_is_not_finite_stays_where_it_is():
