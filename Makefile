@@ -38,9 +38,10 @@ test-all: lint .stock-lava/.ready .peers/.ready
 	$(PYTEST) -m "slow or not slow"
 
 # Lava as it was released, with Python 3.10 (a version or a path) and the packages that it pins: ours is compared with it.
+# --no-config: what pyproject.toml overrides in those pins is for our own environment.
 .stock-lava/.ready: | $(UV)
 	$(UV) venv --quiet --allow-existing --python "$(PYTHON310)" .stock-lava
-	$(UV) pip install --quiet --python .stock-lava/bin/python lava-dl==0.6.0 lava-nc==0.10.0 "setuptools<81" pyzmq safetensors
+	$(UV) pip install --no-config --quiet --python .stock-lava/bin/python lava-dl==0.6.0 lava-nc==0.10.0 "setuptools<81" pyzmq safetensors
 	touch $@
 
 # Other libraries of spiking networks, each in an environment of its own: they are timed beside ours, and three of them
@@ -49,7 +50,7 @@ NIR := nir==1.0.8 nirtorch==2.6
 .peers/.ready: | $(UV)
 	for peer in "spikingjelly==2.0.0 $(NIR)" "snntorch==1.0.0 $(NIR)" "norse==1.1.0 $(NIR)" sinabs==3.1.3; do \
 	  $(UV) venv --quiet --allow-existing --python ">=3.11" .peers/$${peer%%=*} && \
-	  $(UV) pip install --quiet --python .peers/$${peer%%=*}/bin/python $$peer torch==2.15.0 || exit 1; \
+	  $(UV) pip install --no-config --quiet --python .peers/$${peer%%=*}/bin/python $$peer torch==2.15.0 || exit 1; \
 	done
 	touch $@
 

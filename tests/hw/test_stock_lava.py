@@ -1,5 +1,6 @@
 """Lava as it was released, on Python 3.10 with the packages it pins, behind a worker: its spikes, u and v are ours."""
 
+import subprocess
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,6 +29,11 @@ def stock() -> Iterator[Process]:
     options = ("--backend", "lava:stock=1")
     with worker("tcp://127.0.0.1:*", *options, start=(str(PYTHON), "-m", "hw.bridge.worker")) as process:
         yield process
+
+
+def test_its_packages_are_those_that_lava_pins():
+    code = "from importlib.metadata import version as v; print(v('numpy').split('.')[0], v('torch').rpartition('.')[0])"
+    assert subprocess.check_output([str(PYTHON), "-c", code], text=True).split() == ["1", "2.3"]
 
 
 @settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
