@@ -109,17 +109,21 @@ def commands(
     from ashnets.cli import main
     from train.loop import Trainer
 
+    def end() -> None:
+        os.write(2, b"killed itself\n")  # torchrun may tell of the other rank instead, if both are gone when it looks
+        os.kill(os.getpid(), signal.SIGKILL)
+
     step, start = Trainer.train_step, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if start < kills and int(os.environ["RANK"]) == start % 2:
         moment = random.Random(start).uniform(0, 12)  # while it starts, trains, evaluates or saves
-        threading.Timer(moment, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        threading.Timer(moment, end).start()
 
     ended = []
 
     def doomed(self, inputs):
         here = [ranks.rank(), self.step]
         if here == kill and not start:
-            os.kill(os.getpid(), signal.SIGKILL)
+            end()
         if here == terminate and not ended:
             ended.append(here)
             if job:  # a process's own children tell its signals from others'
