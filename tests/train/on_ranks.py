@@ -103,26 +103,33 @@ def commands(
 ) -> int:
     """Commands, one after another, to the first that fails unless they are `going_on`. kill, terminate, spoil: a rank
     and a step; in front of it the rank is killed, sent SIGTERM or given a layer whose output is not finite when it
-    comes there first. kills: in each of so many starts one rank is killed at a moment that a seed draws.
+    comes there first. kills: in each of so many starts one rank is killed at a moment that a seed draws,
+    before it takes a ninth step.
     job: SIGTERM is sent to all processes of the command.
     """
     from ashnets.cli import main
     from train.loop import Trainer
 
+    ending = threading.Lock()
+
     def end() -> None:
+        ending.acquire()  # for good: several may want it
         os.write(2, b"killed itself\n")  # torchrun may tell of the other rank instead, if both are gone when it looks
         os.kill(os.getpid(), signal.SIGKILL)
 
     step, start = Trainer.train_step, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if start < kills and int(os.environ["RANK"]) == start % 2:
-        moment = random.Random(start).uniform(0, 12)  # while it starts, trains, evaluates or saves
-        threading.Timer(moment, end).start()
-
-    ended = []
+    draw, begun, ended = random.Random(start), [], []
+    doom = start < kills and int(os.environ["RANK"]) == start % 2
+    if doom:
+        threading.Timer(draw.uniform(0, 12), end).start()  # while it starts, trains, evaluates or saves
+    several, while_at_it = draw.randint(0, 5), draw.uniform(0, 0.5)
 
     def doomed(self, inputs):
         here = [ranks.rank(), self.step]
-        if here == kill and not start:
+        begun.append(self.step)
+        if doom and len(begun) == several + 1:  # no machine is so fast that it is done before the last kill
+            threading.Timer(while_at_it, end).start()
+        if (here == kill and not start) or (doom and len(begun) > 8):
             end()
         if here == terminate and not ended:
             ended.append(here)
