@@ -79,9 +79,16 @@ def test_workers_stopped(tmp_path):
 def test_workers_too_slow():
     """Work that takes longer than its deadline, on a worker that answers its heartbeat meanwhile."""
     steps = 16
-    heavy = np.ones((steps, 400_000, 9), np.uint8)
+    truth = open_backend("reference", program(steps)).run(spikes(3, steps)).output
     with worker() as process, RemoteBackend(program(steps), [process.address], patience=PATIENCE) as remote:
-        truth = open_backend("reference", program(steps)).run(spikes(3, steps)).output
+        with RemoteBackend(program(steps), [process.address]) as patient:
+            until(lambda: answers(patient, spikes(3, steps), truth), 60)
+            samples = 100_000
+            for _ in range(2):  # the first time memory is fetched, which takes longer
+                begin = time.monotonic()
+                patient.run(np.ones((steps, samples, 9), np.uint8))
+            samples = int(2 * DEADLINE / (time.monotonic() - begin) * samples)
+        heavy = np.ones((steps, samples, 9), np.uint8)
         for _ in range(FAULTS):
             assert_timely(remote, heavy)
             until(lambda: answers(remote, spikes(3, steps), truth), 30)
