@@ -26,6 +26,7 @@ PACKAGES = (
     "safetensors",
     "h5py",
     "numba",
+    "llvmlite",
     "pyzmq",
     "jaxtyping",
     "tyro",
