@@ -296,6 +296,7 @@ def _share_of(share, each, columns):
 
 @_pass
 def _forward_share(share, each, x, s, bits, keep_u, keep_v, v_th, bias, run):
+    """x -> s, both [T, M], and bits, uint8 [ceil(T / 4), M], if it is not None."""
     first, last = _share_of(share, each, x.shape[1])
     steps = x.shape[0]
     scratch, state = _states_array(4, TILE, keep_u), _states_array(2, PITCH, keep_u).ravel()
@@ -316,10 +317,9 @@ def _forward_share(share, each, x, s, bits, keep_u, keep_v, v_th, bias, run):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def forward(team, threads, each, x, s, bits, keep_u, keep_v, v_th, bias, run):
-    """x -> s, both [T, M], and bits, uint8 [ceil(T / 4), M], if it is not None. Returns how many shares failed."""
-    given = each, x, s, bits, keep_u, keep_v, v_th, bias, run
-    return on_team(team, threads, -(-x.shape[1] // each), _forward_share, given)
+def forward(team, threads, shares, *given):
+    """`_forward_share` of all shares. Returns how many failed."""
+    return on_team(team, threads, shares, _forward_share, given)
 
 
 def _slope(surrogate: Any, g: Any, distance: Any) -> Any:
@@ -417,6 +417,14 @@ def _backward_pass(surrogate, gs, gxs, v, u, state, a_u, a_v, ths, bs, had, whol
 def _backward_share(
     share, each, g, inner, channels, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, sums, part
 ):
+    """gx, the gradient of x, from g, that of s; all [T, M]. Those of keep_u, keep_v, v_th and bias are added to
+    sums [parts, 4, channels], a part being `part` columns, of which a share has whole ones, if it is not None.
+
+    whole: the chip's parameters, int32, whose recursion made s, of which one of u or v is `unit` in the unit of the
+    real parameters; or None. Then gx is the gradient of the real neuron's input.
+    inner: 0, or elements of each of the `channels` in a step of g, which then lies the other way round than x and gx.
+    Real u[t-1], which keep_u's gradient needs, is not kept: it is v[t-1] - keep_v v[t-2] - b.
+    """
     first, last = _share_of(share, each, x.shape[1])
     zero, one, real = x.dtype.type(0), x.dtype.type(1), x.dtype
     steps = x.shape[0]
@@ -453,20 +461,9 @@ def _backward_share(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def backward(
-    team, threads, each, g, inner, channels, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, sums, part
-):
-    """gx, the gradient of x, from g, that of s; all [T, M]. Those of keep_u, keep_v, v_th and bias are added to
-    sums [parts, 4, channels], a part being `part` columns, of which a share has whole ones, if it is not None. Returns
-    how many shares failed.
-
-    whole: the chip's parameters, int32, whose recursion made s, of which one of u or v is `unit` in the unit of the
-    real parameters; or None. Then gx is the gradient of the real neuron's input.
-    inner: 0, or elements of each of the `channels` in a step of g, which then lies the other way round than x and gx.
-    Real u[t-1], which keep_u's gradient needs, is not kept: it is v[t-1] - keep_v v[t-2] - b.
-    """
-    given = each, g, inner, channels, x, gx, keep_u, keep_v, v_th, bias, whole, unit, run, surrogate, sums, part
-    return on_team(team, threads, -(-x.shape[1] // each), _backward_share, given)
+def backward(team, threads, shares, *given):
+    """`_backward_share` of all shares. Returns how many failed."""
+    return on_team(team, threads, shares, _backward_share, given)
 
 
 @_inline
@@ -495,6 +492,7 @@ def _backward_pass_of_bits(gs, gxs, byte, state, a_u, a_v):
 
 @_pass
 def _backward_share_of_bits(share, each, g, inner, channels, bits, gx, keep_u, keep_v, run):
+    """gx from g, which lies as in `_backward_share`, and the bits of `forward`, for the rectangle."""
     first, last = _share_of(share, each, gx.shape[1])
     real = g.dtype
     scratch, state = np.empty((2, TILE), real), np.empty(2 * PITCH, real)
@@ -511,8 +509,6 @@ def _backward_share_of_bits(share, each, g, inner, channels, bits, gx, keep_u, k
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def backward_of_bits(team, threads, each, g, inner, channels, bits, gx, keep_u, keep_v, run):
-    """gx from g, which lies as in `backward`, and the bits of `forward`, for the rectangle. Returns how many shares
-    failed."""
-    given = each, g, inner, channels, bits, gx, keep_u, keep_v, run
-    return on_team(team, threads, -(-gx.shape[1] // each), _backward_share_of_bits, given)
+def backward_of_bits(team, threads, shares, *given):
+    """`_backward_share_of_bits` of all shares. Returns how many failed."""
+    return on_team(team, threads, shares, _backward_share_of_bits, given)

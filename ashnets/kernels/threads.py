@@ -38,10 +38,10 @@ def _forget_team() -> None:
 os.register_at_fork(after_in_child=_forget_team)
 
 
-def team(shares: int) -> tuple[int, int]:
-    """For `on_team`: the address of the team, 0 where one thread does it all, and the number of its threads."""
+def team(shares: int) -> tuple[int, int, int]:
+    """For `on_team`: the address of the team, 0 where one thread does it all, the number of its threads, and shares."""
     threads = min(shares, torch.get_num_threads())
-    return (_team if threads > 1 else 0), threads
+    return (_team if threads > 1 else 0), threads, shares
 
 
 def _on_team(typing: Any, team: Any, threads: Any, shares: Any, job: Any, given: Any) -> Any:

@@ -202,8 +202,8 @@ def _fail(share, done, by):
 
 
 @numba.njit(nogil=True)
-def _by_team(team, threads, job, done, by):
-    return on_team(team, threads, len(done), job, (done, by))
+def _by_team(team, threads, shares, job, done, by):
+    return on_team(team, threads, shares, job, (done, by))
 
 
 def shares_done(job, shares: int, threads: int = 2) -> tuple[int, list[int], list[int]]:
