@@ -160,6 +160,7 @@ def test_a_rank_that_is_killed_is_told_and_torchrun_goes_on_to_the_same_weights(
     ended = launch(2, "commands", "--max-restarts=1", every=every, kill=[1, 5])
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stderr.count("killed itself") == 1
+    assert "exitcode: -9" in ended.stderr
     assert ended.stderr.count("rank 0: another rank was lost") == 1
     assert ended.stdout.count("9 steps") == 2  # the first rank alone speaks
     assert ended.stderr.count(" 9/9 ") == 2
@@ -190,6 +191,7 @@ def test_a_rank_that_is_killed_20_times_at_random_moments_ends_with_the_same_wei
     ended = launch(2, "commands", "--max-restarts=20", every=every, kills=20)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stderr.count("killed itself") == 20
+    assert "exitcode: -9" in ended.stderr
     assert same(tmp_path / "killed", tmp_path / "whole")
 
 
