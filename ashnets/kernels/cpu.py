@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from ashnets.kernels import numba_lif
-from ashnets.kernels.layout import Layout, flat, laid_as, layout_of, states_type, turned
+from ashnets.kernels.columns import TILE
+from ashnets.kernels.layout import Layout, laid_as, layout_of, states_type, turned
+from ashnets.kernels.lines import LINE, cache_bytes
+from ashnets.kernels.recursion import SLOPES
 from ashnets.kernels.threads import team
 
 _compiled: Any = numba_lif  # numba's own type hints do not know its calls
@@ -18,16 +21,21 @@ _NUMBERS: dict[torch.dtype, Callable[[Any], Any]] = {
     torch.float64: np.float64,
     torch.int32: np.int32,
 }
+_CACHE = cache_bytes()
 _PARTS = 32
 """That sums are made of, at most; how many depends on shapes alone, so that sums do not on the number of threads."""
 
 
 def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> None:
     """See `ashnets.kernels.lif.lif_forward`; x is dense, s lies as it does, bits without elements are not written."""
-    wide, out = x.to(states_type(x)), s if s.dtype == states_type(x) else torch.empty_like(s, dtype=states_type(x))
-    numbers = [_number(p, p.dtype if p.dtype == torch.int32 else wide.dtype) for p in params]
-    x_, s_, bits_ = flat(wide).numpy(), flat(out).numpy(), bits.numpy() if bits.numel() else None
-    _on_columns(_compiled.forward, *x_.shape, numba_lif.TILE, x_, s_, bits_, *numbers, _run(layout_of(x)))
+    dtype = states_type(x)
+    wide, out = _as(x, dtype), s if s.dtype == dtype else torch.empty_like(s, dtype=dtype)
+    states = torch.int32 if params[0].dtype == torch.int32 else dtype
+    steps, columns = _rows_of(x)
+    at = wide.data_ptr(), out.data_ptr(), bits.data_ptr() if bits.numel() else None
+    numbers = [_number(p, states) for p in params]
+    given = *at, steps, columns, _past(out, columns), _NUMBERS[dtype](0), _NUMBERS[states](0), *numbers
+    _on_columns(_compiled.forward, steps, columns, TILE, *given, _run(layout_of(x)))
     if out is not s:
         s.copy_(out)
 
@@ -45,24 +53,26 @@ def backward(
 ) -> None:
     """See `ashnets.kernels.lif.lif_backward`; x and bits lie as grad_x does, sums is [4, channels] or empty."""
     dtype = states_type(grad_x)
-    wide, out = x.to(dtype), grad_x if grad_x.dtype == dtype else torch.empty_like(grad_x, dtype=dtype)
+    wide, out = _as(x, dtype), grad_x if grad_x.dtype == dtype else torch.empty_like(grad_x, dtype=dtype)
     numbers: list[Any] = [_number(p, dtype) for p in params]
     inner = math.prod(grad_x.shape[3:]) if turned(grad_s, grad_x) else 0
-    grad_s = grad_s if inner else laid_as(grad_s, grad_x)
-    g_, x_, gx_ = (flat(tensor).numpy() for tensor in (grad_s.to(dtype), wide, out))
-    whole_ = tuple(_number(p, torch.int32) for p in whole) or None
-    unit_ = gx_.dtype.type(1 if unit is None else unit.item())
-    layout, columns = layout_of(grad_x), g_.shape[1]
+    grad_s = _as(grad_s if inner else laid_as(grad_s, grad_x), dtype)
+    layout, (steps, columns) = layout_of(grad_x), _rows_of(grad_x)
     run, channels = _run(layout), layout.channels
-    least = max(columns / _PARTS, 8 * sums.numel() / len(g_))  # or the parts would be more than there is to sum
-    part = numba_lif.TILE * max(1, math.ceil(least / numba_lif.TILE))
+    least = max(columns / _PARTS, 8 * sums.numel() / steps)  # or the parts would be more than there is to sum
+    part = TILE * max(1, math.ceil(least / TILE))
     parts = np.zeros((-(-columns // part), *sums.shape)) if sums.numel() else None
+    of_g = grad_s.data_ptr(), inner, channels
+    of_gx = out.data_ptr(), steps, columns, _past(out, columns), _NUMBERS[dtype](0)
     if bits.numel():
-        given = bits.numpy(), gx_, *numbers[:2], run
-        _on_columns(_compiled.backward_of_bits, *g_.shape, part, g_, inner, channels, *given)
+        given = *of_g, bits.data_ptr(), *of_gx, *numbers[:2], run
+        _on_columns(_compiled.backward_of_bits, steps, columns, part, *given)
     else:
-        given = x_, gx_, *numbers, whole_, unit_, run, numba_lif.SLOPES[surrogate], parts, part
-        _on_columns(_compiled.backward, *g_.shape, part, g_, inner, channels, *given)
+        whole_ = tuple(_number(p, torch.int32) for p in whole) or None
+        unit_ = _NUMBERS[dtype](1 if unit is None else unit.item())
+        of_sums = SLOPES[surrogate], parts, part
+        given = *of_g, wide.data_ptr(), *of_gx, *numbers, whole_, unit_, run, *of_sums
+        _on_columns(_compiled.backward, steps, columns, part, *given)
     if out is not grad_x:
         grad_x.copy_(out)
     if parts is not None:
@@ -74,6 +84,23 @@ def _on_columns(work: Callable[..., int], steps: int, columns: int, least: int, 
     each = least * max(1, -(-columns // (least * torch.get_num_threads())))
     if work(*team(-(-columns // each)), each, *given):
         raise MemoryError(f"CUBA-LIF: no memory for the states of {steps} steps; take fewer at once, or fewer threads")
+
+
+def _rows_of(x: Tensor) -> tuple[int, int]:
+    """T and M of x as [T, M]."""
+    return len(x), x.numel() // max(1, len(x))
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x.to(dtype), of which torch takes a microsecond to see that there is nothing to do."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def _past(to: Tensor, columns: int) -> bool:
+    """Is `to` written past the caches? Where, beside what is read for it, they do not hold it: what reads it next would
+    not find it there either. Its rows must be of whole lines."""
+    held = 2 * to.numel() * to.itemsize < _CACHE
+    return not held and to.data_ptr() % LINE == 0 and columns * to.itemsize % LINE == 0
 
 
 def _run(layout: Layout) -> int:

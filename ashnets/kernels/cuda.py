@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ashnets.kernels import triton_lif
 from ashnets.kernels.layout import Layout, laid_as, layout_of, states_type
-from ashnets.kernels.numba_lif import STEPS_PER_BYTE
+from ashnets.kernels.recursion import STEPS_PER_BYTE
 
 _jit: Any = triton_lif  # Triton's own type hints do not know its calls
 CHUNK = 32  # steps whose states registers hold in the backward pass

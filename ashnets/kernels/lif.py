@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ashnets.kernels import cpu
 from ashnets.kernels.layout import channels_of, dense, states_type
-from ashnets.kernels.numba_lif import STEPS_PER_BYTE
+from ashnets.kernels.recursion import STEPS_PER_BYTE
 
 DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
 """Types of devices that there are kernels for."""
@@ -42,8 +42,9 @@ def cuba_lif(x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tens
     """Spikes [T, B, C, ...] of x; differentiable. The rectangle of fixed parameters saves bits, not x."""
     fixed = not any(p.requires_grad for p in (keep_u, keep_v, v_th, bias))
     bits = surrogate == "rectangle" and fixed and x.requires_grad and torch.is_grad_enabled()
-    apply = lif_forward if _watched(x) else _Unwatched.apply
-    return apply(x, keep_u, keep_v, v_th, bias, surrogate, bits)[0]
+    if _watched(x):
+        return lif_forward(x, keep_u, keep_v, v_th, bias, surrogate, bits)[0]
+    return _Unwatched.apply(x, keep_u, keep_v, v_th, bias, surrogate, bits)
 
 
 def _watched(x: Any) -> bool:
@@ -127,20 +128,24 @@ def _check(x: Tensor, params: Sequence[Tensor]) -> None:
 
 def _bits_of(x: Tensor, wanted: bool) -> Tensor:
     rows = -(-len(x) // STEPS_PER_BYTE) if wanted else 0
-    return x.new_empty((rows, x[0].numel()), dtype=torch.uint8)
+    return torch.empty((rows, x.numel() // max(1, len(x))), dtype=torch.uint8, device=x.device)
 
 
 def _sums_of(x: Tensor, wanted: bool) -> Tensor:
-    return x.new_empty((4, channels_of(x) if wanted else 0), dtype=states_type(x))
+    return torch.empty((4, channels_of(x) if wanted else 0), dtype=states_type(x), device=x.device)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, keep_u, keep_v, v_th, bias, ctx.surrogate, save_bits = inputs
+    x, *params, ctx.surrogate, save_bits = inputs
+    ctx.save_for_backward(output[0] if save_bits else x, output[1], *params)
+
+
+def _save_of_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[0] if save_bits else x, output[1], keep_u, keep_v, v_th, bias)
+    _save(ctx, inputs, output)
 
 
-def _gradients(ctx: Any, grad_s: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad_s: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
     x, bits, *params = ctx.saved_tensors
     wanted = any(ctx.needs_input_grad[1:5])
     backward: Any = lif_backward if _watched(grad_s) else _backward
@@ -149,17 +154,17 @@ def _gradients(ctx: Any, grad_s: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     return grad_x, *grads, None, None
 
 
-lif_forward.register_autograd(_gradients, setup_context=_save)
+lif_forward.register_autograd(_gradients, setup_context=_save_of_operator)
 
 
 class _Unwatched(torch.autograd.Function):
     """The same without the dispatcher."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         output = _forward(*inputs)
         _save(ctx, inputs, output)
-        return output
+        return output[0]
 
     @staticmethod
     @once_differentiable

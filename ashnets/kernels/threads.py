@@ -47,10 +47,7 @@ def team(shares: int) -> tuple[int, int, int]:
 def _on_team(typing: Any, team: Any, threads: Any, shares: Any, job: Any, given: Any) -> Any:
     """For compiled functions: job(share, *given) for each share below `shares`, by so many threads of the team, each of
     which takes the next share when it is done with one -> how many shares raised an error. job is compiled as well, and
-    must let the interpreter's lock alone.
-
-    What a file keeps compiled has this in it, and is not made anew when this file changes.
-    """
+    must let the interpreter's lock alone."""
     of_job = typing.resolve_function_type(job, (types.intp, *given.types), {})
 
     def generate(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:

@@ -5,18 +5,18 @@ that neighbours are read together, channels first or last. Parameters are pointe
 one per channel, with stride 1. Types of states are those of the parameters.
 
 Launch with enable_fp_fusion=False: then multiplications and additions follow the plain loop's order and rounding, and
-the spikes are its spikes, each. Where WHOLE, the recursion is the chip's, as in `ashnets.kernels.numba_lif`.
+the spikes are its spikes, each. Where WHOLE, the recursion is the chip's, as in `ashnets.kernels.recursion`.
 """
 
 import triton
 import triton.language as tl
 
-from ashnets.kernels import numba_lif
+from ashnets.kernels import recursion
 
-UNITY_BITS = tl.constexpr(numba_lif.UNITY_BITS)
-BELOW_UNITY = tl.constexpr((1 << numba_lif.UNITY_BITS) - 1)
-INPUT_SHIFT = tl.constexpr(numba_lif.INPUT_SHIFT)
-LIMIT = tl.constexpr(numba_lif.LIMIT)
+UNITY_BITS = tl.constexpr(recursion.UNITY_BITS)
+BELOW_UNITY = tl.constexpr((1 << recursion.UNITY_BITS) - 1)
+INPUT_SHIFT = tl.constexpr(recursion.INPUT_SHIFT)
+LIMIT = tl.constexpr(recursion.LIMIT)
 
 
 @triton.jit

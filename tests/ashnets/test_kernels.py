@@ -14,7 +14,7 @@ from numba import types
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ashnets.kernels import lif, numba_lif
+from ashnets.kernels import lif, recursion
 from ashnets.kernels.layout import dense
 from ashnets.kernels.threads import on_team, team
 from ashnets.neurons import CubaLIF, LIFParams, cuba_lif, cuba_lif_loop, cuba_lif_torch
@@ -148,7 +148,7 @@ def test_inputs_of_16_bits_have_states_of_32(dtype):
 
 @pytest.mark.parametrize("name", SURROGATES)
 def test_every_surrogate_has_a_kernel(name):
-    assert name in numba_lif.SLOPES
+    assert name in recursion.SLOPES
 
 
 def test_the_number_of_threads_changes_no_bit():
