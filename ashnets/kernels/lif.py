@@ -48,7 +48,8 @@ def cuba_lif(x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tens
 
 
 def _watched(x: Any) -> bool:
-    """Does something look at operators: a compiler, a trace, a mode, a transform, a subclass of tensors, a profiler?"""
+    """Does something look at operators: a compiler, a trace, a mode, a transform, a subclass of tensors, a profiler? Or
+    is x torch's zeros without memory, of which the dispatcher makes some that have it?"""
     return (
         type(x) is not Tensor
         or torch.compiler.is_compiling()
@@ -56,6 +57,7 @@ def _watched(x: Any) -> bool:
         or is_in_torch_dispatch_mode()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.profiler._is_profiler_enabled
+        or x._is_zerotensor()
     )
 
 

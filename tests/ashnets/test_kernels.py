@@ -331,6 +331,13 @@ def test_whoever_looks_at_operators_sees_it():
         assert isinstance(lif.cuba_lif(mode.from_tensor(ours[0]), *ours[1:], "arctan"), FakeTensor)
 
 
+def test_zeros_without_memory_are_a_gradient():
+    ours = arguments()
+    nothing = torch._efficientzerotensor(ours[0].shape)
+    grads = torch.autograd.grad(lif.cuba_lif(*ours, "arctan"), ours, nothing)
+    assert not any(grad.any() for grad in grads)
+
+
 def test_a_second_gradient_is_refused():
     ours = arguments()
     (grad,) = torch.autograd.grad(lif.cuba_lif(*ours, "arctan").square().sum(), ours[0], create_graph=True)
