@@ -131,8 +131,7 @@ def cuba_lif(x: Float[Tensor, "T B *rest"], p: LIFParams, surrogate: str) -> Flo
     """
     if x.device.type not in lif.DEVICES:
         return cuba_lif_torch(x, p, surrogate)
-    keep_u, keep_v, v_th, bias = (value.reshape(-1) for value in (1 - p.decay_u, 1 - p.decay_v, p.v_th, p.bias))
-    return lif.cuba_lif(x, keep_u, keep_v, v_th, bias, surrogate)
+    return lif.cuba_lif(x, *p, surrogate)
 
 
 def cuba_lif_torch(x: Float[Tensor, "T B *rest"], p: LIFParams, surrogate: str) -> Float[Tensor, "T B *rest"]:

@@ -76,25 +76,18 @@ class _IntegerLIF(torch.autograd.Function):
         a, scale, *params = ctx.saved_tensors
         q = quantize_params(LIFParams(*params), scale)
         real = dequantize_params(q, scale, LIFParams(*params))
-        kept = [p.reshape(-1) for p in (1 - real.decay_u, 1 - real.decay_v, real.v_th, real.bias)]
         unit = scale / (1 << loihi.STATE_SHIFT)
         grad_x, sums = lif_backward(
-            grads[0], a, a.new_empty(0, dtype=torch.int32), *kept, ctx.surrogate, True, _states_parameters(q), unit
+            grads[0], a, a.new_empty(0, dtype=torch.int32), *real, ctx.surrogate, True, _states_parameters(q), unit
         )
-        signs = (-1, -1, 1, 1)  # a decay is one minus what is kept
-        found = [sign * row[: p.numel()].view_as(p) for sign, row, p in zip(signs, sums, params, strict=True)]
+        found = [row[: p.numel()].view_as(p) for row, p in zip(sums, params, strict=True)]
         return grad_x * scale, None, None, *found
 
 
 def _states_parameters(q: IntegerLIFParams) -> list[Tensor]:
-    """keep_u, keep_v, v_th and bias as `ashnets.kernels.lif` takes them, the last two in the unit of the states."""
-    values = (
-        loihi.DECAY_UNITY - q.decay_u_int,
-        loihi.DECAY_UNITY - q.decay_v_int,
-        q.v_th_mant << loihi.STATE_SHIFT,
-        q.bias_mant << loihi.NETX_BIAS_EXP,
-    )
-    return [value.reshape(-1).int() for value in values]
+    """As `ashnets.kernels.lif` takes them, v_th and bias in the unit of the states."""
+    values = (q.decay_u_int, q.decay_v_int, q.v_th_mant << loihi.STATE_SHIFT, q.bias_mant << loihi.NETX_BIAS_EXP)
+    return [value.int() for value in values]
 
 
 def integer_cuba_lif(

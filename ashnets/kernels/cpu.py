@@ -12,7 +12,7 @@ from ashnets.kernels import numba_lif
 from ashnets.kernels.columns import TILE
 from ashnets.kernels.layout import Layout, laid_as, layout_of, states_type, turned
 from ashnets.kernels.lines import LINE, cache_bytes
-from ashnets.kernels.recursion import SLOPES
+from ashnets.kernels.recursion import SLOPES, UNITY_BITS
 from ashnets.kernels.threads import team
 
 _compiled: Any = numba_lif  # numba's own type hints do not know its calls
@@ -21,6 +21,8 @@ _NUMBERS: dict[torch.dtype, Callable[[Any], Any]] = {
     torch.float64: np.float64,
     torch.int32: np.int32,
 }
+_SIGNS = np.array([[-1], [-1], [1], [1]])
+"""Of gradients by what the kernels take: 1 minus a decay, v_th, bias."""
 _CACHE = cache_bytes()
 _PARTS = 32
 """That sums are made of, at most; how many depends on shapes alone, so that sums do not on the number of threads."""
@@ -33,8 +35,7 @@ def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> Non
     states = torch.int32 if params[0].dtype == torch.int32 else dtype
     steps, columns = _rows_of(x)
     at = wide.data_ptr(), out.data_ptr(), bits.data_ptr() if bits.numel() else None
-    numbers = [_number(p, states) for p in params]
-    given = *at, steps, columns, _past(out, columns), _NUMBERS[dtype](0), _NUMBERS[states](0), *numbers
+    given = *at, steps, columns, _past(out, columns), _NUMBERS[dtype](0), _NUMBERS[states](0), *_numbers(params, states)
     _on_columns(_compiled.forward, steps, columns, TILE, *given, _run(layout_of(x)))
     if out is not s:
         s.copy_(out)
@@ -54,7 +55,7 @@ def backward(
     """See `ashnets.kernels.lif.lif_backward`; x and bits lie as grad_x does, sums is [4, channels] or empty."""
     dtype = states_type(grad_x)
     wide, out = _as(x, dtype), grad_x if grad_x.dtype == dtype else torch.empty_like(grad_x, dtype=dtype)
-    numbers: list[Any] = [_number(p, dtype) for p in params]
+    numbers = _numbers(params, dtype)
     inner = math.prod(grad_x.shape[3:]) if turned(grad_s, grad_x) else 0
     grad_s = _as(grad_s if inner else laid_as(grad_s, grad_x), dtype)
     layout, (steps, columns) = layout_of(grad_x), _rows_of(grad_x)
@@ -68,7 +69,7 @@ def backward(
         given = *of_g, bits.data_ptr(), *of_gx, *numbers[:2], run
         _on_columns(_compiled.backward_of_bits, steps, columns, part, *given)
     else:
-        whole_ = tuple(_number(p, torch.int32) for p in whole) or None
+        whole_ = tuple(_numbers(whole, torch.int32)) or None
         unit_ = _NUMBERS[dtype](1 if unit is None else unit.item())
         of_sums = SLOPES[surrogate], parts, part
         given = *of_g, wide.data_ptr(), *of_gx, *numbers, whole_, unit_, run, *of_sums
@@ -76,7 +77,7 @@ def backward(
     if out is not grad_x:
         grad_x.copy_(out)
     if parts is not None:
-        sums.copy_(torch.from_numpy(parts.sum(0)))
+        sums.copy_(torch.from_numpy(parts.sum(0) * _SIGNS))
 
 
 def _on_columns(work: Callable[..., int], steps: int, columns: int, least: int, *given: Any) -> None:
@@ -107,7 +108,17 @@ def _run(layout: Layout) -> int:
     return 1 if layout.last else layout.inner
 
 
-def _number(p: Tensor, dtype: torch.dtype) -> Any:
-    """What the kernel takes for a parameter: a number or an array. A copy: memory that numpy has seen cannot be given
-    back, which FSDP does with parameters that it has put together."""
-    return _NUMBERS[dtype](p.item()) if p.numel() == 1 else p.to(dtype, copy=True).numpy()
+def _numbers(params: Sequence[Tensor], dtype: torch.dtype) -> list[Any]:
+    """What the kernels take, numbers or arrays: 1 minus a decay, rounded as the decay is, or 4096 minus a whole one."""
+    unity = 1 << UNITY_BITS if dtype == torch.int32 else 1
+    return [*(_number(p, dtype, unity) for p in params[:2]), *(_number(p, dtype) for p in params[2:])]
+
+
+def _number(p: Tensor, dtype: torch.dtype, unity: int | None = None) -> Any:
+    """p, or unity - p. A copy: memory that numpy has seen cannot be given back, which FSDP does with parameters that it
+    has put together."""
+    if unity is None or p.numel() > 1 or p.dtype not in _NUMBERS:
+        p = p if unity is None else unity - p
+        return _NUMBERS[dtype](p.item()) if p.numel() == 1 else p.to(dtype, copy=True).reshape(-1).numpy()
+    own = _NUMBERS[p.dtype]
+    return _NUMBERS[dtype](own(unity) - own(p.item()))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ashnets.kernels import triton_lif
 from ashnets.kernels.layout import Layout, laid_as, layout_of, states_type
-from ashnets.kernels.recursion import STEPS_PER_BYTE
+from ashnets.kernels.recursion import STEPS_PER_BYTE, UNITY_BITS
 
 _jit: Any = triton_lif  # Triton's own type hints do not know its calls
 CHUNK = 32  # steps whose states registers hold in the backward pass
@@ -22,7 +22,7 @@ def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> Non
         return
     layout, whole = layout_of(x), params[0].dtype == torch.int32
     rows, cols, grid = _tiles(layout, 8)
-    numbers = params if whole else [p.to(states_type(x)) for p in params]
+    numbers = _numbers(params, torch.int32 if whole else states_type(x))
     _jit.forward[grid](
         x, s, bits, *numbers, *_strides(params), len(x), layout.outer, layout.inner, layout.channels,
         WHOLE=whole, BITS=bits.numel() > 0, BYTE=STEPS_PER_BYTE, LAST=layout.last, ROWS=rows, COLS=cols, **_EXACT,
@@ -46,7 +46,7 @@ def backward(
         return
     grad_s = laid_as(grad_s, grad_x)
     layout, steps, dtype = layout_of(grad_x), len(grad_x), states_type(grad_x)
-    numbers = [p.to(dtype) for p in params]
+    numbers, whole = _numbers(params, dtype), _numbers(whole, torch.int32)
     if bits.numel():
         rows, cols, grid = _tiles(layout, 8)
         _jit.backward_of_bits[grid](
@@ -71,11 +71,18 @@ def backward(
     if sums.numel():
         found = parts.double().view(4, -1, layout.channels).sum(1)
         for row, p, total in zip(sums, params, found, strict=True):
-            row[: p.numel()] = total if len(p) > 1 else total.sum()
+            row[: p.numel()] = total if p.numel() > 1 else total.sum()
+        sums[:2].neg_()  # a decay is one minus what the kernels take
+
+
+def _numbers(params: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """What the kernels take: 1 minus a decay, rounded as the decay is, or 4096 minus a whole one."""
+    unity = 1 << UNITY_BITS if dtype == torch.int32 else 1
+    return [p.to(dtype).reshape(-1) for p in (*(unity - p for p in params[:2]), *params[2:])]
 
 
 def _strides(params: Sequence[Tensor]) -> list[int]:
-    return [int(len(p) > 1) for p in params]
+    return [int(p.numel() > 1) for p in params]
 
 
 def _tiles(layout: Layout, each: int) -> tuple[int, int, tuple[int, int]]:

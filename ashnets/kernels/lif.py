@@ -1,11 +1,11 @@
 """CUBA-LIF as one operator of torch, `torch.ops.ashnets.cuba_lif`, which autograd, torch.compile and autocast see.
 
 It computes the plain loop of `ashnets.neurons`. x is [T, B, C, ...], channels first or last in memory, and s lies as x
-does; keep_u = 1 - d_u, keep_v = 1 - d_v, v_th and bias are [1] or [C]. States are float32 where x has 16 bits. For
+does; decay_u, decay_v, v_th and bias have one value or C, in any shape. States are float32 where x has 16 bits. For
 the backward pass these inputs are saved and nothing else; or two bits per element instead of x.
 
-Where keep_u and its like are int32, x holds whole numbers and the recursion is the chip's, see `hw.simulate.reference`:
-keep_u = 4096 - d_u_int, keep_v = 4096 - d_v_int, and v_th and bias have the unit of the states. Autograd does not
+Where they are int32, x holds whole numbers and the recursion is the chip's, see `hw.simulate.reference`: the decays are
+d_u_int and d_v_int, and v_th and bias have the unit of the states. Autograd does not
 differentiate that form; `quantize.integer_lif` does, by `lif_backward`.
 
 Where nothing looks at operators, `cuba_lif` calls the kernels without torch's dispatcher, which a pass forward and
@@ -38,13 +38,13 @@ def kernels(device: str) -> Any:
     return cuda
 
 
-def cuba_lif(x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str) -> Tensor:
+def cuba_lif(x: Tensor, decay_u: Tensor, decay_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str) -> Tensor:
     """Spikes [T, B, C, ...] of x; differentiable. The rectangle of fixed parameters saves bits, not x."""
-    fixed = not any(p.requires_grad for p in (keep_u, keep_v, v_th, bias))
+    fixed = not any(p.requires_grad for p in (decay_u, decay_v, v_th, bias))
     bits = surrogate == "rectangle" and fixed and x.requires_grad and torch.is_grad_enabled()
     if _watched(x):
-        return lif_forward(x, keep_u, keep_v, v_th, bias, surrogate, bits)[0]
-    return _Unwatched.apply(x, keep_u, keep_v, v_th, bias, surrogate, bits)
+        return lif_forward(x, decay_u, decay_v, v_th, bias, surrogate, bits)[0]
+    return _Unwatched.apply(x, decay_u, decay_v, v_th, bias, surrogate, bits)
 
 
 def _watched(x: Any) -> bool:
@@ -62,11 +62,11 @@ def _watched(x: Any) -> bool:
 
 
 def _forward(
-    x: Tensor, keep_u: Tensor, keep_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str, save_bits: bool
+    x: Tensor, decay_u: Tensor, decay_v: Tensor, v_th: Tensor, bias: Tensor, surrogate: str, save_bits: bool
 ) -> tuple[Tensor, Tensor]:
     """x [T, B, C, ...] -> spikes of the same shape and type; bits, uint8 [ceil(T / 4), M] or empty. The surrogate
     counts in the backward pass."""
-    params = (keep_u, keep_v, v_th, bias)
+    params = (decay_u, decay_v, v_th, bias)
     _check(x, params)
     x = dense(x)
     s, bits = torch.empty_like(x), _bits_of(x, save_bits)
@@ -78,8 +78,8 @@ def _backward(
     grad_s: Tensor,
     x: Tensor,
     bits: Tensor,
-    keep_u: Tensor,
-    keep_v: Tensor,
+    decay_u: Tensor,
+    decay_v: Tensor,
     v_th: Tensor,
     bias: Tensor,
     surrogate: str,
@@ -87,13 +87,13 @@ def _backward(
     whole: Sequence[Tensor],
     unit: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of keep_u, keep_v, v_th and bias: [4, C], a single value's in the first column; empty where
+    """Gradients of x, and of decay_u, decay_v, v_th and bias: [4, C], a single value's in the first column; empty where
     `parameters` says that none is wanted.
 
     bits: if not empty, x's values do not count. whole: of the integer form, its four parameters, int32; x is its
     input, `unit` [] what one of u and v is to the real parameters, and the gradient that of the real neuron's input.
     """
-    params = (keep_u, keep_v, v_th, bias)
+    params = (decay_u, decay_v, v_th, bias)
     _check(x, [*params, *whole])
     x = dense(x)
     grad_x = torch.empty_like(x)
@@ -152,7 +152,8 @@ def _gradients(ctx: Any, grad_s: Tensor, _: Any = None) -> tuple[Tensor | None, 
     wanted = any(ctx.needs_input_grad[1:5])
     backward: Any = lif_backward if _watched(grad_s) else _backward
     grad_x, sums = backward(grad_s, x, bits, *params, ctx.surrogate, wanted, [], None)
-    grads = [row[: p.numel()].to(p.dtype) for row, p in zip(sums, params, strict=True)] if wanted else [None] * 4
+    pairs = zip(sums, params, strict=True)
+    grads = [row[: p.numel()].view(p.shape).to(p.dtype) for row, p in pairs] if wanted else [None] * 4
     return grad_x, *grads, None, None
 
 

@@ -293,9 +293,9 @@ def test_no_samples_give_no_spikes():
 
 def arguments(dtype=torch.float32, **changes):
     x = torch.randn(3, 2, 4, 5, 5, dtype=dtype, requires_grad=True)
-    keep_u, keep_v, v_th = (torch.tensor([value], dtype=dtype, requires_grad=True) for value in (0.6, 0.8, 1.0))
+    decay_u, decay_v, v_th = (torch.tensor([value], dtype=dtype, requires_grad=True) for value in (0.4, 0.2, 1.0))
     bias = torch.linspace(-0.1, 0.1, 4, dtype=dtype, requires_grad=True)
-    return tuple(({"x": x, "keep_u": keep_u, "keep_v": keep_v, "v_th": v_th, "bias": bias} | changes).values())
+    return tuple(({"x": x, "decay_u": decay_u, "decay_v": decay_v, "v_th": v_th, "bias": bias} | changes).values())
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own check
@@ -357,8 +357,8 @@ def test_under_autocast_spikes_have_the_type_of_their_inputs():
 
 
 def test_torch_compile_takes_it_whole():
-    def around(x, keep_u, keep_v, v_th, bias):
-        return lif.cuba_lif(2 * x, keep_u, keep_v, v_th, bias, "arctan").mean(0) + 1
+    def around(x, decay_u, decay_v, v_th, bias):
+        return lif.cuba_lif(2 * x, decay_u, decay_v, v_th, bias, "arctan").mean(0) + 1
 
     ours = arguments()
     compiled = torch.compile(around, fullgraph=True, backend="aot_eager")
