@@ -159,8 +159,7 @@ def test_a_rank_that_is_killed_is_told_and_torchrun_goes_on_to_the_same_weights(
     every = [["train", str(tmp_path / name), "--config", config] for name in ("killed", "whole")]
     ended = launch(2, "commands", "--max-restarts=1", every=every, kill=[1, 5])
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stderr.count("killed itself") == 1
-    assert "exitcode: -9" in ended.stderr
+    assert ended.stderr.count("killed itself") == 1  # torchrun's report may be of the other rank, which ends of it
     assert ended.stderr.count("rank 0: another rank was lost") == 1
     assert ended.stdout.count("9 steps") == 2  # the first rank alone speaks
     assert ended.stderr.count(" 9/9 ") == 2
