@@ -5,6 +5,10 @@ one of them. A tile's columns run through all T steps before the next tile's do.
 
 A parameter is a number for all columns, or an array of one value per channel: column j is of channel (j // run) %
 channels, run being 1 where channels lie side by side and H W where each has its own plane.
+
+A pass takes four steps of a tile, and is a function of its own, in which no reference is counted. Four steps that are
+not all there, or are written past the caches, go by way of `near`, NEAR columns at a time. `ahead` is where the columns
+of the next four steps begin.
 """
 
 from typing import Any
@@ -153,6 +157,24 @@ def rows_of(t, steps, columns, start):
     last = steps - 1
     first, second, third = min(t + 1, last), min(t + 2, last), min(t + 3, last)
     return t * columns + start, first * columns + start, second * columns + start, third * columns + start
+
+
+@inlined
+def rows_near(q):
+    """Where column 0 of each row of `near` would be, when it begins with column q."""
+    return -q, NEAR - q, 2 * NEAR - q, 3 * NEAR - q
+
+
+@inlined
+def ahead_of(t, steps, columns, start):
+    """Where the columns of the four steps behind those from t on begin, or of the next tile's first ones."""
+    return (t + 4) * columns + start if t + 4 < steps else start + TILE
+
+
+@inlined
+def ahead_back(t, steps, columns, start):
+    """As `ahead_of`, of steps that are gone through from the last to the first."""
+    return (t - 4) * columns + start if t else (steps - 1) // 4 * 4 * columns + start + TILE
 
 
 @compiled

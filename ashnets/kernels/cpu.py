@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ashnets.kernels import numba_lif
 from ashnets.kernels.columns import TILE
-from ashnets.kernels.layout import Layout, laid_as, layout_of, states_type, turned
+from ashnets.kernels.layout import Layout, flat_shape, laid_as, layout_of, states_type, turned
 from ashnets.kernels.lines import LINE, cache_bytes
 from ashnets.kernels.recursion import SLOPES, UNITY_BITS
 from ashnets.kernels.threads import team
@@ -33,7 +33,7 @@ def forward(x: Tensor, s: Tensor, bits: Tensor, params: Sequence[Tensor]) -> Non
     dtype = states_type(x)
     wide, out = _as(x, dtype), s if s.dtype == dtype else torch.empty_like(s, dtype=dtype)
     states = torch.int32 if params[0].dtype == torch.int32 else dtype
-    steps, columns = _rows_of(x)
+    steps, columns = flat_shape(x)
     at = wide.data_ptr(), out.data_ptr(), bits.data_ptr() if bits.numel() else None
     given = *at, steps, columns, _past(out, columns), _NUMBERS[dtype](0), _NUMBERS[states](0), *_numbers(params, states)
     _on_columns(_compiled.forward, steps, columns, TILE, *given, _run(layout_of(x)))
@@ -58,7 +58,7 @@ def backward(
     numbers = _numbers(params, dtype)
     inner = math.prod(grad_x.shape[3:]) if turned(grad_s, grad_x) else 0
     grad_s = _as(grad_s if inner else laid_as(grad_s, grad_x), dtype)
-    layout, (steps, columns) = layout_of(grad_x), _rows_of(grad_x)
+    layout, (steps, columns) = layout_of(grad_x), flat_shape(grad_x)
     run, channels = _run(layout), layout.channels
     least = max(columns / _PARTS, 8 * sums.numel() / steps)  # or the parts would be more than there is to sum
     part = TILE * max(1, math.ceil(least / TILE))
@@ -85,11 +85,6 @@ def _on_columns(work: Callable[..., int], steps: int, columns: int, least: int, 
     each = least * max(1, -(-columns // (least * torch.get_num_threads())))
     if work(*team(-(-columns // each)), each, *given):
         raise MemoryError(f"CUBA-LIF: no memory for the states of {steps} steps; take fewer at once, or fewer threads")
-
-
-def _rows_of(x: Tensor) -> tuple[int, int]:
-    """T and M of x as [T, M]."""
-    return len(x), x.numel() // max(1, len(x))
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:

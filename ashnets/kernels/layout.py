@@ -22,9 +22,9 @@ def dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or (x.ndim > 3 and x.movedim(2, -1).is_contiguous()) else x.contiguous()
 
 
-def flat(x: Tensor) -> Tensor:
-    """A dense x as [T, M], in the order of its memory."""
-    return (x if x.is_contiguous() else x.movedim(2, -1)).view(len(x), -1)
+def flat_shape(x: Tensor) -> tuple[int, int]:
+    """T and M, where a dense x is [T, M] in the order of its memory."""
+    return len(x), x.numel() // max(1, len(x))
 
 
 def laid_as(g: Tensor, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ashnets.kernels import cpu
-from ashnets.kernels.layout import channels_of, dense, states_type
+from ashnets.kernels.layout import channels_of, dense, flat_shape, states_type
 from ashnets.kernels.recursion import STEPS_PER_BYTE
 
 DEVICES = ("cpu", "cuda") if importlib.util.find_spec("triton") else ("cpu",)
@@ -129,8 +129,9 @@ def _check(x: Tensor, params: Sequence[Tensor]) -> None:
 
 
 def _bits_of(x: Tensor, wanted: bool) -> Tensor:
-    rows = -(-len(x) // STEPS_PER_BYTE) if wanted else 0
-    return torch.empty((rows, x.numel() // max(1, len(x))), dtype=torch.uint8, device=x.device)
+    steps, columns = flat_shape(x)
+    rows = -(-steps // STEPS_PER_BYTE) if wanted else 0
+    return torch.empty((rows, columns), dtype=torch.uint8, device=x.device)
 
 
 def _sums_of(x: Tensor, wanted: bool) -> Tensor:

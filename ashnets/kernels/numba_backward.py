@@ -1,9 +1,4 @@
-"""Gradients of CUBA-LIF: v is computed anew from x, tile by tile, or two bits of each step are read, and not even x.
-
-A pass takes four steps of a tile, and is a function of its own, in which no reference is counted. Four steps that are
-not all there, or are written past the caches, go by way of `near`, NEAR columns at a time. `ahead` is where the columns
-of the next four steps begin.
-"""
+"""Gradients of CUBA-LIF: v is computed anew from x, tile by tile, or two bits of each step are read, and not even x."""
 
 import numpy as np
 
@@ -22,12 +17,15 @@ from ashnets.kernels.columns import (
     ROW3,
     STATES,
     TILE,
+    ahead_back,
+    ahead_of,
     at,
     collect,
     compiled,
     fetch_rows,
     inlined,
     put_rows,
+    rows_near,
     rows_of,
     scratch,
     share_of,
@@ -122,7 +120,7 @@ def _backward_pass(
         if past:
             fetch_rows(g, ahead + q, columns, m, like)
         if by_way:
-            o0, o1, o2, o3 = -q, NEAR - q, 2 * NEAR - q, 3 * NEAR - q
+            o0, o1, o2, o3 = rows_near(q)
         for k in range(q, q + m):
             au, av, th, b, p = at(a_u, k), at(a_v, k), at(ths, k), at(bs, k), row + k
             v2, v3 = load(v, R2 + p, READ, like), load(v, R3 + p, READ, like)
@@ -223,13 +221,13 @@ def backward_share(
         if whole is None:
             state[: 2 * PITCH] = 0
             for t in range(0, steps, 4):
-                ahead = (t + 4) * columns + start if t + 4 < steps else start + TILE
+                ahead = ahead_of(t, steps, columns, start)
                 _states_pass(x, vs, state, a_u, a_v, ths, bs, t, steps, columns, start, n, past, ahead)
         else:
             _whole_states(x, us, vs, whole, rows, unit, start, run, n, steps, columns)
         state[:] = 0
         for t in range(fours - 4, -1, -4):
-            ahead = (t - 4) * columns + start if t else (fours - 4) * columns + start + TILE
+            ahead = ahead_back(t, steps, columns, start)
             source, g_rows = _gradient_rows(g, turned, t, steps, columns, start, n, inner, channels, run, like)
             _backward_pass(
                 surrogate,
@@ -275,7 +273,7 @@ def _backward_pass_of_bits(g, gx, bits, near, state, a_u, a_v, t, steps, columns
         if past:
             fetch_rows(g, ahead + q, columns, m, like)
         if by_way:
-            o0, o1, o2, o3 = -q, NEAR - q, 2 * NEAR - q, 3 * NEAR - q
+            o0, o1, o2, o3 = rows_near(q)
         for k in range(q, q + m):
             au, av, eight = at(a_u, k), at(a_v, k), np.int32(load(bits, byte + k, READ, np.uint8(0)))
             gu, gv = load(state, k, STATES, like), load(state, R1 + k, STATES, like)
@@ -305,7 +303,7 @@ def backward_share_of_bits(share, each, g, inner, channels, bits, gx, steps, col
         a_u, a_v = spread(keep_u, spare[:n], start, run), spread(keep_v, spare[R1 : R1 + n], start, run)
         state[:] = 0
         for t in range(top, -1, -4):
-            ahead = (t - 4) * columns + start if t else top * columns + start + TILE
+            ahead = ahead_back(t, steps, columns, start)
             source, g_rows = _gradient_rows(g, turned, t, steps, columns, start, n, inner, channels, run, like)
             _backward_pass_of_bits(
                 source, gx, bits, near, state, a_u, a_v, t, steps, columns, start, n, g_rows, past, ahead

@@ -1,9 +1,4 @@
-"""Spikes of CUBA-LIF, and two bits of each step that the backward pass of the rectangle needs.
-
-A pass takes four steps of a tile, and is a function of its own, in which no reference is counted. Four steps that are
-not all there, or are written past the caches, go by way of `near`, NEAR columns at a time. `ahead` is where the columns
-of the next four steps begin.
-"""
+"""Spikes of CUBA-LIF, and two bits of each step that the backward pass of the rectangle needs."""
 
 import numpy as np
 
@@ -19,10 +14,12 @@ from ashnets.kernels.columns import (
     ROW3,
     STATES,
     TILE,
+    ahead_of,
     at,
     compiled,
     fetch_rows,
     put_rows,
+    rows_near,
     rows_of,
     scratch,
     share_of,
@@ -46,7 +43,7 @@ def _forward_pass(x, s, bits, near, state, a_u, a_v, ths, bs, t, steps, columns,
         if past:
             fetch_rows(x, ahead + q, columns, m, like)
         if by_way:
-            o0, o1, o2, o3 = -q, NEAR - q, 2 * NEAR - q, 3 * NEAR - q
+            o0, o1, o2, o3 = rows_near(q)
         for k in range(q, q + m):
             au, av, th, b = at(a_u, k), at(a_v, k), at(ths, k), at(bs, k)
             u, v = load(state, k, STATES, zero), load(state, R1 + k, STATES, zero)
@@ -79,5 +76,5 @@ def forward_share(share, each, x, s, bits, steps, columns, past, like, zero, kee
         a_u, a_v, ths, bs = spread_all(keep_u, keep_v, v_th, bias, spare, n, start, run)
         state[:] = zero
         for t in range(0, steps, 4):
-            ahead = (t + 4) * columns + start if t + 4 < steps else start + TILE
+            ahead = ahead_of(t, steps, columns, start)
             _forward_pass(x, s, bits, near, state, a_u, a_v, ths, bs, t, steps, columns, start, n, past, ahead)
